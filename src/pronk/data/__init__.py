@@ -1,0 +1,1 @@
+"""Records, readers, token shards, the loader, and the batches that training eats."""

@@ -1,0 +1,1 @@
+"""Generation: ids in, sampled ids and their log-probabilities out."""

@@ -1,0 +1,1 @@
+"""Opens and saves model folders: weights, tokenizer and template together."""

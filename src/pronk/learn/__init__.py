@@ -1,0 +1,1 @@
+"""Gradients: the learner, the one loop, optimizers, checkpoints, tracking."""

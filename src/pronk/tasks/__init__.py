@@ -1,0 +1,1 @@
+"""Prompts with a grade: the same object is evaluated and trained on."""

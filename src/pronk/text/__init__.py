@@ -1,0 +1,1 @@
+"""Tokenizers, their training, and the chat template."""
