@@ -1,0 +1,33 @@
+"""From a ModelConfig to a model; one row a family."""
+
+import torch
+from torch import nn
+
+from pronk.models.config import ModelConfig
+from pronk.models.decoder import Decoder
+from pronk.models.recurrent import Recurrent
+
+FAMILIES: dict[str, type[Decoder] | type[Recurrent]] = {"decoder": Decoder, "lstm": Recurrent}
+Model = Decoder | Recurrent
+
+
+def build(config: ModelConfig, device: torch.device | str = "cpu") -> Model:
+    """A model with fresh random weights (torch's global generator), parameters in float32."""
+    if config.vocab <= 0:
+        raise ValueError("model.vocab must be set: it is the tokenizer's size")
+    with torch.device(device):
+        return FAMILIES[config.family](config)
+
+
+def count(model: nn.Module) -> int:
+    """Parameters, a tied matrix once."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def multiplied(model: nn.Module) -> int:
+    """Parameters that each token is multiplied with: all but an untied input embedding; a tied head counts once."""
+    embeddings = 0
+    for module in model.modules():
+        if isinstance(module, Decoder | Recurrent) and not module.config.tied:
+            embeddings += module.embed.weight.numel()
+    return count(model) - embeddings

@@ -1,0 +1,35 @@
+"""Gated feed-forward layers (Shazeer 2020, arXiv 2002.05202)."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pronk.models.config import ModelConfig
+
+
+class SwiGLU(nn.Module):
+    """(silu(x gate) * x up) down: three matrices without biases, as in Llama."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.gate = nn.Linear(config.width, config.inner, bias=False)
+        self.up = nn.Linear(config.width, config.inner, bias=False)
+        self.down = nn.Linear(config.inner, config.width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.silu(self.gate(x)) * self.up(x))
+
+
+class SwiGLUSingle(nn.Module):
+    """The same gate from one biased matrix of twice the inner width, as in the Tiny-Llama from ground blocks."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.gate_up = nn.Linear(config.width, 2 * config.inner)
+        self.down = nn.Linear(config.inner, config.width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        return self.down(F.silu(gate) * up)
+
+
+FEEDFORWARDS = {"swiglu": SwiGLU, "swiglu-single": SwiGLUSingle}

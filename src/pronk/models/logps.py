@@ -1,0 +1,124 @@
+"""The only place where losses meet logits: cross-entropy, log-probabilities with entropy, and exact KL, in chunks.
+
+None of them holds a [tokens, vocabulary] tensor for the whole batch, and positions whose target is IGNORE are dropped
+before the projection.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from pronk.models.heads import Head, Output
+
+IGNORE = -100  # the same as data.batch.IGNORE; models imports nothing of ours
+CHUNK = 1 << 23  # logits held at a time, elements
+
+
+def _chunks(total: int, vocab: int) -> Iterator[slice]:
+    step = max(1, CHUNK // vocab)
+    for start in range(0, total, step):
+        yield slice(start, min(start + step, total))
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """Sum of negative log-likelihoods; gradients are made beside the loss, so logits live for one chunk only."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        losses = torch.empty(len(targets), device=hidden.device, dtype=torch.float32)
+        wants = hidden.requires_grad or weight.requires_grad
+        grad_hidden = torch.empty_like(hidden) if wants else None
+        grad_weight = torch.zeros_like(weight) if wants else None
+        for part in _chunks(len(targets), len(weight)):
+            logits = F.linear(hidden[part], weight).float()
+            log_sum = logits.logsumexp(-1)
+            index = targets[part, None]
+            losses[part] = log_sum - logits.gather(1, index)[:, 0]
+            if grad_hidden is None or grad_weight is None:
+                continue
+            logits.sub_(log_sum[:, None]).exp_()  # probabilities, in place
+            logits.scatter_add_(1, index, torch.full_like(index, -1, dtype=logits.dtype))
+            errors = logits.to(F.linear(hidden[:0], weight[:1]).dtype)
+            grad_hidden[part] = (errors @ weight.to(errors.dtype)).to(hidden.dtype)
+            grad_weight += errors.T @ hidden[part].to(errors.dtype)
+        ctx.save_for_backward(grad_hidden, grad_weight)
+        ctx.mark_non_differentiable(losses)
+        return losses.sum(), losses
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, Tensor | None, None]:
+        grad_hidden, grad_weight = ctx.saved_tensors
+        return grad_hidden * grads[0], grad_weight * grads[0], None
+
+
+def cross_entropy(output: Output, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum of negative log-likelihoods in nats, and the detached loss of each target.
+
+    targets [B, T]; IGNORE is left out. Returns (sum, losses [kept]) with kept = positions learned, in row order.
+    """
+    keep = targets != IGNORE
+    total, losses = _CrossEntropy.apply(output.hidden[keep], output.head.weight, targets[keep])
+    return total, losses
+
+
+def logps(output: Output, targets: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Log-probability of each target and entropy of its distribution, nats, [B, T] each; 0 where target is IGNORE.
+
+    The distribution is softmax(logits / temperature): log-probabilities that are compared with sampled ones must use
+    the temperature they were sampled at. Logits are made again in backward where the batch takes several chunks.
+    """
+    keep = targets != IGNORE
+    hidden, wanted = output.hidden[keep], targets[keep]
+
+    def part(hidden: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+        logits = output.head(hidden).float() / temperature
+        all_logps = logits.log_softmax(-1)
+        entropy = -(all_logps.exp() * all_logps).sum(-1)
+        return all_logps.gather(1, wanted[:, None])[:, 0], entropy
+
+    found, entropy = _in_chunks(part, output.head, hidden, wanted)
+    zeros = output.hidden.new_zeros(targets.shape, dtype=torch.float32)
+    return zeros.masked_scatter(keep, found), zeros.masked_scatter(keep, entropy)
+
+
+def exact_kl(output: Output, reference: Output, targets: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    """KL of the full next-token distributions, nats, [B, T] each: (KL(policy, reference), KL(reference, policy)).
+
+    Zero where the target is IGNORE. The reference is not differentiated.
+    """
+    keep = targets != IGNORE
+    hidden, frozen = output.hidden[keep], reference.hidden[keep].detach()
+
+    def part(hidden: Tensor, frozen: Tensor) -> tuple[Tensor, Tensor]:
+        ours = (output.head(hidden).float() / temperature).log_softmax(-1)
+        with torch.no_grad():
+            theirs = (reference.head(frozen).float() / temperature).log_softmax(-1)
+        gap = ours - theirs
+        return (ours.exp() * gap).sum(-1), -(theirs.exp() * gap).sum(-1)
+
+    forward, backward = _in_chunks(part, output.head, hidden, frozen)
+    zeros = output.hidden.new_zeros(targets.shape, dtype=torch.float32)
+    return zeros.masked_scatter(keep, forward), zeros.masked_scatter(keep, backward)
+
+
+def _in_chunks(
+    part: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], head: Head, first: Tensor, second: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Apply part to slices of two tensors [N, ..] and join its two results [N]; recompute when N needs many slices."""
+    slices = list(_chunks(len(first), len(head.weight))) or [slice(0, 0)]
+    if len(slices) == 1:
+        return part(first, second)
+    pieces = [checkpoint(part, first[s], second[s], use_reentrant=False) for s in slices]
+    left, right = zip(*pieces)
+    return torch.cat(left), torch.cat(right)
+
+
+@torch.no_grad()
+def logits(model: Any, tokens: Tensor) -> Tensor:
+    """Logits [B, T, V] of tokens [B, T], without gradients: for looking, small inputs and tests."""
+    output: Output = model(tokens)
+    return output.head(output.hidden)
