@@ -47,7 +47,7 @@ class Decoder(nn.Module):
         self.rotary = Rotary(config)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
         self.norm = nn.RMSNorm(config.width, config.norm_eps)
-        self.head = Head(config.vocab, config.width, self.embed.weight if config.tied else None)
+        self.head = Head(config.vocab, config.width, self.embed if config.tied else None)
         self.reset()
 
     def reset(self) -> None:

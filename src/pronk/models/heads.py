@@ -13,9 +13,11 @@ from pronk.models.state import State
 class Head(nn.Module):
     """hidden [..., D] -> logits [..., V]. The losses read its weight, so that no [tokens, V] tensor need exist."""
 
-    def __init__(self, vocab: int, width: int, weight: nn.Parameter | None = None) -> None:
+    weight: nn.Parameter
+
+    def __init__(self, vocab: int, width: int, tied: nn.Embedding | None = None) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(vocab, width)) if weight is None else weight
+        self.weight = nn.Parameter(torch.empty(vocab, width)) if tied is None else tied.weight  # type: ignore[assignment]
 
     def forward(self, hidden: Tensor) -> Tensor:
         return F.linear(hidden, self.weight)

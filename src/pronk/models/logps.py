@@ -61,7 +61,7 @@ def cross_entropy(output: Output, targets: Tensor) -> tuple[Tensor, Tensor]:
     targets [B, T]; IGNORE is left out. Returns (sum, losses [kept]) with kept = positions learned, in row order.
     """
     keep = targets != IGNORE
-    total, losses = _CrossEntropy.apply(output.hidden[keep], output.head.weight, targets[keep])
+    total, losses = _CrossEntropy.apply(output.hidden[keep], output.head.weight, targets[keep])  # type: ignore[no-untyped-call]
     return total, losses
 
 

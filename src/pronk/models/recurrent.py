@@ -30,7 +30,7 @@ class LSTMLayer(nn.Module):
 
         lengths [B] (on the CPU) stops rows early; None = all T tokens are real.
         """
-        weights = [self.weight_in, self.weight_hidden, self.bias_in, self.bias_hidden]
+        weights: list[Tensor] = [self.weight_in, self.weight_hidden, self.bias_in, self.bias_hidden]
         first = (start[0][None], start[1][None])
         if lengths is None:
             y, hidden, cell = torch.lstm(x, first, weights, True, 1, 0.0, self.training, False, True)
@@ -58,7 +58,7 @@ class Recurrent(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(LSTMLayer(config.width) for _ in range(config.layers))
         self.norm = nn.RMSNorm(config.width, config.norm_eps)
-        self.head = Head(config.vocab, config.width, self.embed.weight if config.tied else None)
+        self.head = Head(config.vocab, config.width, self.embed if config.tied else None)
         if not config.tied:
             nn.init.normal_(self.head.weight, std=0.02)
 
