@@ -1,0 +1,57 @@
+"""The one loop: pull a batch, take a step, tell the source, call who asked to be called."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from pronk.learn.learner import Learner, Loss
+
+
+class Source(Protocol):
+    """Where batches come from: a loader over shards, or rollouts sampled from the present weights."""
+
+    @property
+    def border(self) -> bool:
+        """Whether the source can be saved and taken up right here."""
+        ...
+
+    def __iter__(self) -> Iterator[Any]: ...
+    def tell(self, metrics: dict[str, float]) -> None: ...
+    def state(self) -> dict[str, Any]: ...
+    def restore(self, state: dict[str, Any]) -> None: ...
+
+
+class Every(NamedTuple):
+    """Call `action(step, metrics)` every so many steps; a true answer ends the loop.
+
+    With `border`, a call that is due waits until the source can be saved.
+    """
+
+    steps: int
+    action: Callable[[int, dict[str, float]], bool | None]
+    border: bool = False
+
+
+def fit(learner: Learner, source: Source, loss: Loss, every: Sequence[Every] = ()) -> None:
+    """Train until the learner's planned steps are done, the source ends, or an Every says stop."""
+    due = [False] * len(every)
+    for batch in _until(learner, source):
+        metrics = learner.step(batch, loss)
+        source.tell(metrics)
+        stop = False
+        for i, event in enumerate(every):
+            due[i] = due[i] or learner.steps % event.steps == 0
+            if due[i] and (source.border or not event.border):
+                due[i] = False
+                stop = bool(event.action(learner.steps, metrics)) or stop
+        if stop:
+            return
+
+
+def _until(learner: Learner, source: Iterable[Any]) -> Iterator[Any]:
+    """The source's batches, none pulled beyond the planned steps: a batch may be costly to make."""
+    batches = iter(source)
+    while learner.steps < learner.planned:
+        batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch

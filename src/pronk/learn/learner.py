@@ -1,0 +1,237 @@
+"""The one place where gradients are made and spent; the losses say of what, the source says when."""
+
+import random
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from pronk.data.batch import Batch, Max, Mean, Metrics
+from pronk.learn.optim import Group, OptimConfig
+from pronk.models.heads import Output
+
+Loss = Callable[[Output, Any], tuple[Tensor, Tensor, Metrics]]
+WINDOW, ENOUGH, PATIENCE = 64, 32, 8  # spikes: steps remembered, steps needed, skips in a row before giving in
+
+
+class Learner:
+    """A model with its optimizers: `step(batch, loss)` is one update.
+
+    model: parameters in float32; `precision` bf16 computes in bfloat16 by autocast.
+    groups: one OptimConfig for all parameters, or one for each name prefix ({"policy.": .., "critic.": ..}); each
+        group has its own schedule, clip and gradient norm.
+    steps: planned number of steps, for the schedules.
+    micro_batch: rows of one forward; 0 = the whole batch. Any value gives the same gradient.
+    ranks: the process group over which the model is sharded (parallel.shard), None for one process.
+    spike: steps whose loss or gradient norm lies this many deviations above the last ones are skipped; 0 = off.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        groups: OptimConfig | Mapping[str, OptimConfig],
+        steps: int,
+        micro_batch: int = 0,
+        precision: Literal["fp32", "bf16"] = "fp32",
+        ranks: dist.ProcessGroup | None = None,
+        spike: float = 0.0,
+    ) -> None:
+        self.model, self.planned, self.micro_batch, self.ranks = model, steps, micro_batch, ranks
+        self.device = next(model.parameters()).device
+        self.precision, self.spike = precision, spike
+        self.groups = _split(model, {"": groups} if isinstance(groups, OptimConfig) else groups)
+        self.steps = self.skipped = self.skipped_in_a_row = 0
+        self.history: dict[str, deque[float]] = {}
+
+    def step(self, batch: Batch, loss: Loss) -> dict[str, float]:
+        """Make the gradient of sum / count over the whole batch on all ranks, and move the weights by it.
+
+        The step is skipped, and `skipped` is 1, when the loss or a gradient is not finite or spikes, or when the loss
+        asks for it by a metric `stop` > 0.
+        """
+        rates = {group.name: group.set_rate(self.steps, self.planned) for group in self.groups}
+        total, metrics = self._backward(batch, loss)
+        count = total.weight.clamp(min=1)
+        scale = (dist.get_world_size(self.ranks) if self.ranks else 1) / count
+        norms = [group.norm() * scale for group in self.groups]
+        found = _to_floats({**metrics, "_objective": total, **{f"_norm{i}": Max(n) for i, n in enumerate(norms)}})
+        objective = found.pop("_objective")
+        heights = [found.pop(f"_norm{i}") for i in range(len(norms))]
+        skip = found.pop("stop", 0.0) > 0 or not self._sane(objective, heights)
+        if not skip:
+            for group, norm in zip(self.groups, norms):
+                limit = group.config.clip
+                factor = scale * (limit / (norm + 1e-6)).clamp(max=1) if limit else scale
+                torch._foreach_mul_([_local(g) for g in group.gradients()], factor)
+                group.step()
+        self.model.zero_grad(set_to_none=True)
+        self.steps += 1
+        self.skipped += skip
+        for group, height in zip(self.groups, heights):
+            found[f"{group.name}grad_norm"], found[f"{group.name}lr"] = height, rates[group.name]
+        return found | {"skipped": float(skip)}
+
+    def compute(self) -> AbstractContextManager[Any]:
+        """The context of forwards: bfloat16 where asked for."""
+        return torch.autocast(self.device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext()
+
+    def _backward(self, batch: Batch, loss: Loss) -> tuple[Mean, Metrics]:
+        """Add up gradients of the loss's sum; returns (sum, count) and metrics over micro-batches and ranks."""
+        whole: Metrics = {}
+        for part in batch.split(self.micro_batch or len(batch)):
+            part = part.map(lambda x: x.to(self.device, non_blocking=True))
+            with self.compute():
+                output: Output = self.model(**part.inputs())
+                total, count, metrics = loss(output, part)
+                if output.aux is not None:
+                    total = total + output.aux * count
+            total.backward()  # type: ignore[no-untyped-call]
+            whole = _merge(whole, {**metrics, "_total": Mean(total.detach(), count)})
+        whole = _over_ranks(whole, self.ranks)
+        result = whole.pop("_total")
+        assert isinstance(result, Mean)
+        return result, whole
+
+    def _sane(self, objective: float, norms: list[float]) -> bool:
+        """Whether to trust this step: all finite, and no spike against the last steps."""
+        values = {"objective": objective, **{f"norm{i}": norm for i, norm in enumerate(norms)}}
+        finite = all(abs(v) < float("inf") for v in values.values())
+        spikes = finite and self.spike and any(self._spikes(k, v) for k, v in values.items())
+        if not finite or (spikes and self.skipped_in_a_row < PATIENCE):
+            self.skipped_in_a_row += 1
+            return False
+        self.skipped_in_a_row = 0
+        for key, value in values.items():
+            self.history.setdefault(key, deque(maxlen=WINDOW)).append(value)
+        return True
+
+    def _spikes(self, key: str, value: float) -> bool:
+        seen = self.history.get(key, ())
+        if len(seen) < ENOUGH:
+            return False
+        mean = sum(seen) / len(seen)
+        deviation = (sum((x - mean) ** 2 for x in seen) / len(seen)) ** 0.5
+        return value > mean + self.spike * deviation + 1e-6
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything that decides the next steps: whole tensors by name, and plain values. Called by all ranks."""
+        tensors = {f"model.{n}": _whole(p) for n, p in _named(self.model)}
+        for group in self.groups:
+            names: dict[Tensor, str] = {parameter: name for name, parameter in group.parameters.items()}
+            for optimizer in group.optimizers:
+                for parameter, values in optimizer.state.items():
+                    tensors |= {f"optimizer.{names[parameter]}.{k}": _whole(v) for k, v in values.items()}
+        tensors["random.torch"] = torch.get_rng_state()
+        if self.device.type == "cuda":
+            tensors["random.cuda"] = torch.cuda.get_rng_state(self.device)
+        plain = {"steps": self.steps, "skipped": self.skipped, "skipped_in_a_row": self.skipped_in_a_row}
+        history = {k: list(v) for k, v in self.history.items()}
+        return tensors, plain | {"history": history, "random": _jsonable(random.getstate())}
+
+    def restore(self, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
+        """Take up a saved state; the number of ranks may have changed."""
+        with torch.no_grad():
+            for name, parameter in _named(self.model):
+                parameter.copy_(_like(tensors[f"model.{name}"], parameter))
+        for group in self.groups:
+            for optimizer in group.optimizers:
+                for parameter, name in ((p, n) for n, p in group.parameters.items() if p in _moved(optimizer)):
+                    prefix = f"optimizer.{name}."
+                    values = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+                    optimizer.state[parameter] = {
+                        k: v.clone() if v.dim() == 0 else _like(v, parameter) for k, v in values.items()
+                    }
+        torch.set_rng_state(tensors["random.torch"].cpu())
+        if self.device.type == "cuda" and "random.cuda" in tensors:
+            torch.cuda.set_rng_state(tensors["random.cuda"].cpu(), self.device)
+        random.setstate(_from_json(plain["random"]))
+        self.steps, self.skipped = plain["steps"], plain["skipped"]
+        self.skipped_in_a_row = plain["skipped_in_a_row"]
+        self.history = {k: deque(v, maxlen=WINDOW) for k, v in plain["history"].items()}
+
+
+def _split(model: nn.Module, configs: Mapping[str, OptimConfig]) -> list[Group]:
+    """Each trainable parameter into the group with the longest prefix of its name."""
+    members: dict[str, dict[str, nn.Parameter]] = {prefix: {} for prefix in configs}
+    for name, parameter in _named(model):
+        fits = [prefix for prefix in configs if name.startswith(prefix)]
+        if not fits:
+            raise ValueError(f"parameter {name} belongs to none of the groups {list(configs)}")
+        if parameter.requires_grad:
+            members[max(fits, key=len)][name] = parameter
+    names = {prefix: f"{prefix.strip('.')}/" if prefix else "" for prefix in configs}
+    return [Group(names[prefix], config, members[prefix]) for prefix, config in configs.items()]
+
+
+def _named(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """Parameters by name, a tied one once, without the wrapper that torch.compile adds to names."""
+    return [(name.replace("_orig_mod.", ""), parameter) for name, parameter in model.named_parameters()]
+
+
+def _moved(optimizer: torch.optim.Optimizer) -> set[nn.Parameter]:
+    return {parameter for group in optimizer.param_groups for parameter in group["params"]}
+
+
+def _merge(into: Metrics, new: Metrics) -> Metrics:
+    merged = dict(into)
+    for name, metric in new.items():
+        old = into.get(name)
+        if isinstance(metric, Mean):
+            metric = Mean(metric.total.detach().float(), metric.weight.detach().float())
+            merged[name] = (
+                Mean(old.total + metric.total, old.weight + metric.weight) if isinstance(old, Mean) else metric
+            )
+        else:
+            merged[name] = Max(torch.maximum(old.value, metric.value)) if isinstance(old, Max) else metric
+    return merged
+
+
+def _over_ranks(metrics: Metrics, ranks: dist.ProcessGroup | None) -> Metrics:
+    """Add means and take maxima over the ranks: one exchange each."""
+    if ranks is None:
+        return metrics
+    means = [n for n, m in metrics.items() if isinstance(m, Mean)]
+    maxima = [n for n, m in metrics.items() if isinstance(m, Max)]
+    sums = torch.stack([torch.stack(metrics[n]) for n in means])
+    dist.all_reduce(sums, group=ranks)
+    result: Metrics = {n: Mean(row[0], row[1]) for n, row in zip(means, sums)}
+    if maxima:
+        highest = torch.stack([metrics[n][0] for n in maxima])
+        dist.all_reduce(highest, dist.ReduceOp.MAX, group=ranks)
+        result |= {n: Max(value) for n, value in zip(maxima, highest)}
+    return result
+
+
+def _to_floats(metrics: Metrics) -> dict[str, float]:
+    """Read all metrics with one copy from the device."""
+    values = [m.total / m.weight.clamp(min=1e-12) if isinstance(m, Mean) else m.value for m in metrics.values()]
+    return dict(zip(metrics, torch.stack([v.detach().float() for v in values]).tolist()))
+
+
+def _local(tensor: Tensor) -> Tensor:
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def _whole(value: Tensor) -> Tensor:
+    full = value.full_tensor() if isinstance(value, DTensor) else value
+    return full.detach()
+
+
+def _like(whole: Tensor, model: Tensor) -> Tensor:
+    """A whole tensor, placed and sharded as another one is."""
+    if isinstance(model, DTensor):
+        return distribute_tensor(whole.to(model.device), model.device_mesh, model.placements)
+    return whole.to(model.device).clone()
+
+
+def _jsonable(state: Any) -> Any:
+    return [_jsonable(x) for x in state] if isinstance(state, tuple) else state
+
+
+def _from_json(state: Any) -> Any:
+    return tuple(_from_json(x) for x in state) if isinstance(state, list) else state

@@ -1,0 +1,163 @@
+"""Optimizers and learning-rate schedules: AdamW, SGD, and Muon for matrices, chosen by one dataclass."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
+
+from pronk.errors import UserError
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """How a group of parameters is moved."""
+
+    optimizer: Literal["adamw", "muon", "sgd"] = "adamw"
+    """muon moves the blocks' matrices, with AdamW for the rest"""
+    lr: float = 3e-3
+    """peak learning rate"""
+    adam_lr: float = 0.0
+    """muon: peak rate of embeddings, norms and biases; 0 = lr"""
+    schedule: Literal["cosine", "linear", "wsd", "constant"] = "cosine"
+    """after the warmup; wsd = constant, then linear over the last `decay` of the steps"""
+    warmup: int = 20
+    """steps from 0 to the peak"""
+    decay: float = 0.2
+    """wsd: share of the steps that decay"""
+    final: float = 0.1
+    """share of the peak that is left at the last step"""
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    momentum: float = 0.95
+    """muon and sgd"""
+    weight_decay: float = 0.1
+    """of matrices; never of norms and biases"""
+    clip: float = 1.0
+    """largest norm of the group's gradient; 0 = off"""
+
+
+def schedule(config: OptimConfig, step: int, steps: int) -> float:
+    """Share of the peak learning rate for optimizer step `step` (from 0) of `steps`; the last one gets `final`."""
+    if step < config.warmup:
+        return (step + 1) / config.warmup
+    progress = min(1.0, (step - config.warmup) / max(1, steps - 1 - config.warmup))
+    if config.schedule == "constant":
+        return 1.0
+    if config.schedule == "cosine":
+        return config.final + (1 - config.final) * 0.5 * (1 + math.cos(math.pi * progress))
+    if config.schedule == "linear":
+        return 1.0 - (1 - config.final) * progress
+    tail = max(0.0, (progress - (1 - config.decay)) / config.decay) if config.decay else 0.0
+    return 1.0 - (1 - config.final) * tail
+
+
+class Muon(Optimizer):
+    """Momentum whose matrix is orthogonalised by Newton-Schulz (Jordan et al. 2024, kellerjordan.github.io/posts/muon).
+
+    Matrices of one shape are handled as one batch. The step is scaled by 0.2 sqrt(max(rows, columns)), so that its
+    root mean square, and thus lr and weight decay, are those of AdamW (Liu et al. 2025, arXiv 2502.16982).
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], lr: float, momentum: float, weight_decay: float) -> None:
+        super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            by_shape: dict[torch.Size, list[Tensor]] = {}
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    by_shape.setdefault(parameter.shape, []).append(parameter)
+            for shape, parameters in by_shape.items():
+                updates = orthogonalize(torch.stack([self._momentum(p, group["momentum"]) for p in parameters]))
+                scale = group["lr"] * 0.2 * math.sqrt(max(shape))
+                torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+                torch._foreach_add_(parameters, list(updates.to(parameters[0].dtype).unbind()), alpha=-scale)
+
+    def _momentum(self, parameter: Tensor, momentum: float) -> Tensor:
+        """Nesterov momentum of the gradient."""
+        assert parameter.grad is not None
+        state = self.state[parameter]
+        if "momentum" not in state:
+            state["momentum"] = torch.zeros_like(parameter)
+        average: Tensor = state["momentum"].lerp_(parameter.grad, 1 - momentum)
+        return parameter.grad.lerp(average, momentum)
+
+
+def orthogonalize(matrices: Tensor, rounds: int = 5) -> Tensor:
+    """Bring the singular values of each matrix [N, rows, columns] near 1; bfloat16 on CUDA, float32 elsewhere."""
+    x = matrices.to(torch.bfloat16 if matrices.is_cuda else torch.float32)
+    tall = x.shape[1] > x.shape[2]
+    x = x.mT if tall else x
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(rounds):
+        gram = x @ x.mT
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    return x.mT if tall else x
+
+
+class Group:
+    """Parameters that share a configuration: their own schedule, clip and gradient norm."""
+
+    def __init__(self, name: str, config: OptimConfig, parameters: dict[str, nn.Parameter]) -> None:
+        if not parameters:
+            raise ValueError(f"no parameter belongs to the group '{name}'")
+        self.name, self.config, self.parameters = name, config, parameters
+        self.optimizers = _optimizers(config, parameters)
+
+    def set_rate(self, step: int, steps: int) -> float:
+        """Set the learning rates for this step; returns the group's own."""
+        share = schedule(self.config, step, steps)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * share
+        return self.config.lr * share
+
+    def gradients(self) -> list[Tensor]:
+        return [p.grad for p in self.parameters.values() if p.grad is not None]
+
+    def norm(self) -> Tensor:
+        """2-norm of all gradients of the group, over all shards."""
+        norm = nn.utils.get_total_norm(self.gradients())
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+    def step(self) -> None:
+        for optimizer in self.optimizers:
+            optimizer.step()
+
+
+def _optimizers(config: OptimConfig, parameters: dict[str, nn.Parameter]) -> list[Optimizer]:
+    matrices = [p for p in parameters.values() if p.dim() >= 2]
+    vectors = [p for p in parameters.values() if p.dim() < 2]
+    if config.optimizer == "sgd":
+        decayed = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+        return _peaked([torch.optim.SGD([g for g in decayed if g["params"]], config.lr, config.momentum)])
+    if config.optimizer == "adamw":
+        return _peaked([_adamw(config, config.lr, matrices, vectors)])
+    if any(isinstance(p, DTensor) for p in parameters.values()):
+        raise UserError("optim.optimizer = muon needs whole matrices, but the model is sharded: use adamw")
+    inside = {n: p for n, p in parameters.items() if "blocks." in n and p.dim() == 2}
+    outside = [p for n, p in parameters.items() if n not in inside and p.dim() >= 2]
+    muon = Muon(inside.values(), config.lr, config.momentum, config.weight_decay)
+    return _peaked([muon, _adamw(config, config.adam_lr or config.lr, outside, vectors)])
+
+
+def _adamw(config: OptimConfig, lr: float, decayed: list[nn.Parameter], plain: list[nn.Parameter]) -> Optimizer:
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    fused = decayed[0].device.type in ("cpu", "cuda") if decayed else False
+    return torch.optim.AdamW(
+        [g for g in groups if g["params"]], lr, (config.beta1, config.beta2), config.eps, fused=fused
+    )
+
+
+def _peaked(optimizers: list[Optimizer]) -> list[Optimizer]:
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["peak"] = group["lr"]
+    return optimizers
