@@ -43,6 +43,8 @@ class ModelConfig:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
+        if self.family != "decoder":
+            return  # the rest is about attention
         if not self.head_dim and self.width % self.heads:
             raise ValueError(f"model.width {self.width} is not a multiple of model.heads {self.heads}")
         if self.heads % self.key_heads:

@@ -28,9 +28,8 @@ class _CrossEntropy(torch.autograd.Function):
     """Sum of negative log-likelihoods; gradients are made beside the loss, so logits live for one chunk only."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, wants: bool) -> tuple[Tensor, Tensor]:
         losses = torch.empty(len(targets), device=hidden.device, dtype=torch.float32)
-        wants = hidden.requires_grad or weight.requires_grad
         grad_hidden = torch.empty_like(hidden) if wants else None
         grad_weight = torch.zeros_like(weight) if wants else None
         for part in _chunks(len(targets), len(weight)):
@@ -50,9 +49,9 @@ class _CrossEntropy(torch.autograd.Function):
         return losses.sum(), losses
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, Tensor | None, None, None]:
         grad_hidden, grad_weight = ctx.saved_tensors
-        return grad_hidden * grads[0], grad_weight * grads[0], None
+        return grad_hidden * grads[0], grad_weight * grads[0], None, None
 
 
 def cross_entropy(output: Output, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -61,7 +60,9 @@ def cross_entropy(output: Output, targets: Tensor) -> tuple[Tensor, Tensor]:
     targets [B, T]; IGNORE is left out. Returns (sum, losses [kept]) with kept = positions learned, in row order.
     """
     keep = targets != IGNORE
-    total, losses = _CrossEntropy.apply(output.hidden[keep], output.head.weight, targets[keep])  # type: ignore[no-untyped-call]
+    hidden, weight = output.hidden[keep], output.head.weight
+    wants = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
+    total, losses = _CrossEntropy.apply(hidden, weight, targets[keep], wants)  # type: ignore[no-untyped-call]
     return total, losses
 
 

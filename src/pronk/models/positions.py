@@ -15,12 +15,12 @@ def frequencies(config: ModelConfig) -> Tensor:
     than context / rope_high are kept, and those between are blended.
     """
     exponents = torch.arange(0, config.head_size, 2, dtype=torch.float32) / config.head_size
-    plain = config.rope_theta**-exponents
+    plain = 1.0 / config.rope_theta**exponents  # rounded as transformers does: an ulp here is 1e-3 at position 16,384
     if config.rope_factor == 1.0:
         return plain
-    turns = config.rope_original * plain / (2 * math.pi)  # full turns within the original context
+    turns = config.rope_original / (2 * math.pi / plain)  # full turns within the original context
     share = ((turns - config.rope_low) / (config.rope_high - config.rope_low)).clamp(0, 1)
-    return plain * (share + (1 - share) / config.rope_factor)
+    return (1 - share) * plain / config.rope_factor + share * plain
 
 
 class Rotary(nn.Module):
