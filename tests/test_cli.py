@@ -1,6 +1,7 @@
 """The command line: what it lists, what it calls, and how calmly it fails."""
 
 import errno
+import json
 import os
 import subprocess
 import sys
@@ -131,3 +132,120 @@ def test_version_names_what_matters(capsys):
 def test_runs_as_a_module():
     said = subprocess.run([sys.executable, "-m", "pronk", "nonsense"], capture_output=True, text=True)
     assert said.returncode == 2
+
+
+@dataclass
+class Paint:
+    """Paint it."""
+
+    out: str = ""
+    source: str = ""
+    colours: tuple[str, ...] = ()
+    mix: dict[str, float] = field(default_factory=dict)
+    learner: Learner = field(default_factory=Learner)
+
+
+@pytest.fixture
+def plan(zebra, tmp_path, monkeypatch):
+    """A function that writes a plan and runs it; what ran is in its `ran`."""
+    zebra.Config, zebra.BARE, zebra.PRESETS = Paint, ("settings",), {}
+    monkeypatch.chdir(tmp_path)
+
+    def run(text, *words):
+        (tmp_path / "two.toml").write_text(text)
+        run.ran = []
+        zebra.run = run.ran.append
+        return main(["run", "two.toml", *words])
+
+    return run
+
+
+TWO = """
+[stage.first]
+command = "zebra"
+colours = ["-1", "red"]
+mix = {cat = 0.6}
+learner.micro_batch = 2
+[stage.zebra]
+source = "{first}/x {brace}"
+"""
+
+
+def test_a_plan_s_stages_run_in_order_with_their_folders(plan, tmp_path):
+    assert plan(TWO) == 0
+    first = Paint("out/two/first", colours=("-1", "red"), mix={"cat": 0.6}, learner=Learner(2))
+    assert plan.ran == [first, Paint("out/two/zebra", source="out/two/first/x {brace}")]
+    assert (tmp_path / "out/two/config.toml").exists()
+
+
+def test_finished_stages_are_skipped_until_they_or_their_sources_change(plan, capsys):
+    plan(TWO)
+    assert (plan(TWO), plan.ran) == (0, [])
+    assert "first: done already: out/two/first" in capsys.readouterr().out
+    plan(TWO.replace("{first}/x", "{first}/y"))
+    assert [config.source for config in plan.ran] == ["out/two/first/y {brace}"]
+    plan(TWO.replace("0.6", "0.7"))
+    assert len(plan.ran) == 2
+    plan(TWO, "--out", "elsewhere", "--dry-run")
+    assert plan.ran == []
+    assert "first: pronk zebra, to do: elsewhere/first" in capsys.readouterr().out
+
+
+def test_a_stage_that_fails_is_not_done(plan, zebra, capsys):
+    plan(TWO)
+    plan.ran.clear()
+    changed = TWO.replace("0.6", "0.7")
+
+    def refuse(config):
+        raise UserError("x.txt: empty")
+
+    (zebra.run, kept) = (refuse, zebra.run)
+    with open("two.toml", "w") as file:
+        file.write(changed)
+    assert main(["run", "two.toml"]) == 2
+    assert capsys.readouterr().err == "pronk run: two.toml, [stage.first]: x.txt: empty\n"
+    zebra.run = kept
+    assert plan(changed) == 0
+    assert len(plan.ran) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "two.toml: no stages; a plan holds tables such as [stage.pretrain] and nothing else"),
+        ("[stages.a]", "two.toml: stages: not part of a plan; a plan holds"),
+        (
+            "[stage.a]\ncommand='zebar'",
+            "two.toml, [stage.a]: there is no command 'zebar' for a stage; did you mean zebra?",
+        ),
+        ("[stage.run]", "two.toml, [stage.run]: there is no command 'run' for a stage"),
+        ("stage.zebra = 3", "two.toml, [stage.zebra]: 3 is not a table of keys"),
+        ("[stage.zebra]\nsorce = 'x'", "two.toml, [stage.zebra]: --sorce: unknown option; did you mean --source?"),
+        ("[stage.zebra]\nsource = '{b}'\n[stage.b]\ncommand = 'zebra'", "{b} stands for a stage that comes before"),
+    ],
+)
+def test_a_plan_s_mistakes_are_told_before_anything_runs(plan, capsys, text, said):
+    assert plan(text) == 2
+    assert said in capsys.readouterr().err
+    assert plan.ran == []
+
+
+def test_doctor_knows_this_machine(capsys):
+    assert main(["doctor"]) == 0
+    shown = capsys.readouterr().out
+    assert "torch" in shown
+    assert "cores" in shown
+    assert main(["doctor", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["cores"] >= 1
+
+
+def test_doctor_s_warnings_carry_their_cure():
+    from pronk.commands.doctor import judge
+
+    well = {"torch": "2.13.0+cpu", "nvidia_driver": False, "device": "cpu", "cores": 2, "threads": 2, "load": 0.1}
+    well |= {"memory": 16.0, "disk_free": 50.0, "compiler": "/usr/bin/cc"}
+    assert list(judge(well)) == []
+    ill = {"torch": "2.9.1", "nvidia_driver": True, "cores": 1, "load": 3.0, "memory": 2.0, "disk_free": 0.5}
+    said = "\n".join(judge({**well, **ill, "compiler": ""}))
+    for cure in ("torch>=2.10", "CUDA build", "twice", "OMP_NUM_THREADS=1", "longer", "small models", "--out", "gcc"):
+        assert cure in said

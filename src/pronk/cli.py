@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any
 
-from pronk.commands import COMMANDS, prepare_call
+from pronk.commands import COMMANDS, load
 from pronk.config import flag, leaves
 from pronk.errors import UserError
 
@@ -33,8 +33,9 @@ def main(words: Sequence[str] | None = None) -> int:
 def call(name: str, words: Sequence[str]) -> int:
     config: Any = None
     try:
-        run, config = prepare_call(name, words)
-        run(config)
+        command = load(name)
+        config = command.parse(words)
+        command.run(config)
     except KeyboardInterrupt:
         say(f"pronk {name}: stopped")
         return 130

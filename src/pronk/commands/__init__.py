@@ -1,10 +1,11 @@
 """One stage a file: a Config and a run. This table names them, so that listing them imports none."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from pronk.config import parse
+from pronk.config import Presets, parse
 
 COMMANDS = {
     "demo": "a story in five minutes: raise a storyteller, align it to cats, read the report",
@@ -20,13 +21,21 @@ COMMANDS = {
 }
 
 
-def prepare_call(name: str, words: Sequence[str]) -> tuple[Callable[[Any], None], Any]:
-    """A command's `run` and the config that `words` describe.
+@dataclass
+class Command:
+    """A file of this folder. Beside Config and run it may hold PRESETS and BARE, which `parse` explains."""
 
-    Beside Config and run, a command's file may hold PRESETS (rows for `parse`) and BARE (what its words without
-    `--` mean, such as ("settings", "model")).
-    """
-    parts = vars(import_module(f"pronk.commands.{name}"))
-    bare = parts.get("BARE", ("settings",))
-    config = parse(parts["Config"], words, parts.get("PRESETS", {}), bare=bare, prog=f"pronk {name}")
-    return parts["run"], config
+    name: str
+    config_class: type[Any]
+    run: Callable[[Any], None]
+    presets: Presets
+    bare: Sequence[str]
+
+    def parse(self, words: Sequence[str]) -> Any:
+        return parse(self.config_class, words, self.presets, bare=self.bare, prog=f"pronk {self.name}")
+
+
+def load(name: str) -> Command:
+    """Imports the command's file."""
+    parts: Mapping[str, Any] = vars(import_module(f"pronk.commands.{name}"))
+    return Command(name, parts["Config"], parts["run"], parts.get("PRESETS", {}), parts.get("BARE", ("settings",)))
