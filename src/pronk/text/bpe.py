@@ -1,4 +1,4 @@
-"""Trains the four kinds of tokenizers, each lossless on any text; reading the texts and using the result are others'."""
+"""Trains the four kinds of tokenizers, each lossless on any text; leaves reading the texts and using the result."""
 
 import json
 from collections import Counter
@@ -16,7 +16,10 @@ Kind = Literal["bytelevel", "bytefallback", "unigram", "char"]
 
 # Llama 3's split into words. No piece crosses it, so no text can ever match the names of special or byte tokens
 # ("<|end|>", "<0x41>"), and since nothing is replaced (no "▁" for a space), nothing is lost.
-WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 
 
