@@ -1,4 +1,4 @@
-"""Writes conversations through one chat template and says which tokens are learned; opening tokenizers is tokenizer.py's."""
+"""Writes conversations through one chat template and says which tokens are learned; leaves tokenizers to tokenizer.py."""
 
 import json
 import re
@@ -104,8 +104,8 @@ def _learned_spans(tokenizer: Tokenizer, messages: Sequence[Said], text: str, le
         after = render(tokenizer, messages[: i + 1])
         if not (after.startswith(before) and text.startswith(after)):
             raise UserError(
-                f"the chat template writes message {i + 1} otherwise once the conversation goes on, so it cannot be said "
-                "which tokens are the assistant's: use a template that only appends"
+                f"the chat template writes message {i + 1} otherwise once the conversation goes on, so which tokens "
+                "are the assistant's cannot be said: use a template that only appends"
             )
         ends = [found.end() for found in specials.finditer(after, len(before))]
         spans.append((len(before), ends[-1] if ends else len(after)))
@@ -172,9 +172,8 @@ def _compiled(template: str) -> jinja2.Template:
     sandbox.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False, **options)
     sandbox.globals["raise_exception"] = _refuse
     sandbox.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    plain = re.sub(
-        r"({%[-+]?\s*)(end)?generation(\s*[-+]?%})", lambda m: m[1] + ("endif" if m[2] else "if true") + m[3], template
-    )
+    plain = re.sub(r"({%[-+]?\s*)generation(\s*[-+]?%})", r"\1if true\2", template)
+    plain = re.sub(r"({%[-+]?\s*)endgeneration(\s*[-+]?%})", r"\1endif\2", plain)
     try:
         return sandbox.from_string(plain)
     except jinja2.TemplateSyntaxError as error:

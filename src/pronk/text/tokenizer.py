@@ -1,4 +1,4 @@
-"""Turns text into ids and back, and opens and saves Hugging Face tokenizer folders; training is bpe.py's, chats are chat.py's."""
+"""Turns text into ids and back, opens and saves tokenizer folders; leaves training to bpe.py and chats to chat.py."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ class Tokenizer:
     """
 
     def __init__(self, definition: str, config: Mapping[str, Any], template: str) -> None:
-        """definition: the text of tokenizer.json; config: that of tokenizer_config.json; template: Jinja, may be empty."""
+        """definition: tokenizer.json's text; config: tokenizer_config.json's keys; template: Jinja, may be empty."""
         self.template = template
         self._definition = definition
         self._config = dict(config)
