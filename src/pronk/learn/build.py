@@ -1,0 +1,129 @@
+"""What every training command shares: its settings, the device, the precision, and the learner made of them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+
+from pronk.errors import UserError
+from pronk.learn.learner import Learner
+from pronk.learn.optim import OptimConfig
+from pronk.learn.track import peak_flops
+from pronk.models.build import count, multiplied
+from pronk.models.config import ModelConfig
+from pronk.parallel.shard import shard
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How long to train, on what, and what to keep."""
+
+    steps: int = 1000
+    batch: int = 16
+    """rows of one optimizer step, over all ranks"""
+    micro_batch: int = 0
+    """rows of one forward on one device; 0 = all; smaller values need less memory and give the same gradient"""
+    length: int = 256
+    """tokens in a row"""
+    seed: int = 0
+    device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto = bf16 on CUDA, fp32 elsewhere; parameters are float32 always"""
+    compile: bool = False
+    """compile the model's blocks: faster steps after 15-60 seconds"""
+    deterministic: bool = False
+    """on a GPU: the same numbers again, slower"""
+    spike: float = 6.0
+    """skip steps whose loss or gradient lies this many deviations above the last 64; 0 = off"""
+    log_every: int = 10
+    eval_every: int = 0
+    """steps between evaluations on the validation split; 0 = at the end only"""
+    save_every: int = 500
+    """steps between checkpoints; 0 = at the end only"""
+    keep: int = 2
+    """checkpoints to keep"""
+    resume: Literal["auto", "never", "force"] = "auto"
+    """auto = go on from the newest checkpoint of --out if its settings are the same; force = even if they are not"""
+
+
+def pick_device(wish: str) -> torch.device:
+    """cuda, else mps, else cpu; UserError where the wished-for one is not there."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if wish == "auto":
+        return torch.device(next(name for name, found in there.items() if found))
+    if not there[wish]:
+        raise UserError(f"--train.device {wish}: this machine has none that torch can use; `pronk doctor` says more")
+    return torch.device(wish)
+
+
+def pick_precision(wish: str, device: torch.device) -> Literal["fp32", "bf16"]:
+    if wish == "auto":
+        return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    return "bf16" if wish == "bf16" else "fp32"
+
+
+def make_learner(
+    model: nn.Module,
+    groups: OptimConfig | Mapping[str, OptimConfig],
+    train: TrainConfig,
+    mesh: DeviceMesh | None = None,
+) -> Learner:
+    """A learner for a model that is on its device already; shards it over the mesh and compiles its blocks if asked."""
+    device = next(model.parameters()).device
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+    torch.use_deterministic_algorithms(train.deterministic)
+    if train.compile:
+        for block in model.blocks if isinstance(model.blocks, nn.ModuleList) else ():
+            block.compile()
+    if mesh is not None:
+        shard(model, mesh)
+    return Learner(
+        model,
+        groups,
+        train.steps,
+        train.micro_batch,
+        pick_precision(train.precision, device),
+        mesh.get_group() if mesh is not None else None,
+        train.spike,
+    )
+
+
+def flops_per_token(model: nn.Module, config: ModelConfig, length: int) -> float:
+    """Floating-point operations of forward and backward for one token: 6N + 6 L T D, causal attention counted half.
+
+    N = parameters multiplied per token. Zero for recurrent models, whose count is another.
+    """
+    if config.family != "decoder":
+        return 0.0
+    return 6.0 * multiplied(model) + 6.0 * config.layers * length * config.heads * config.head_size
+
+
+def peak(device: torch.device, precision: str, ranks: int = 1) -> float | None:
+    """Peak of all devices together, FLOP/s; None where it is unknown."""
+    if device.type != "cuda":
+        return None
+    one = peak_flops(torch.cuda.get_device_name(device), "bfloat16" if precision == "bf16" else "float32")
+    return one * ranks if one is not None else None
+
+
+def plan(model: nn.Module, train: TrainConfig, precision: str, copies: int = 0) -> dict[str, str]:
+    """What a run will take, in words, before it starts. copies: frozen models beside the trained one."""
+    parameters, rows = count(model), train.micro_batch or train.batch
+    weights = parameters * (16 + 4 * copies)  # float32 weights, gradients, two moments
+    config: ModelConfig = model.config  # type: ignore[assignment]
+    width = 2 if precision == "bf16" else 4
+    layer = 14 * config.width + 3 * config.inner  # activations kept for backward: values a token and layer
+    activations = rows * train.length * config.layers * layer * width
+    tokens = train.steps * train.batch * train.length
+    return {
+        "parameters": f"{parameters:,}",
+        "tokens": f"{tokens:,} ({train.steps:,} steps of {train.batch} x {train.length})",
+        "memory": f"about {(weights + activations) / 2**20:,.0f} MiB: {weights / 2**20:,.0f} weights and optimizer, "
+        f"{activations / 2**20:,.0f} activations at {rows} rows a forward",
+        "disk": f"about {parameters * 12 * train.keep / 2**20 + parameters * 4 / 2**20:,.0f} MiB for {train.keep} "
+        "checkpoints and the model",
+    }

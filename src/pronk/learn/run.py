@@ -1,0 +1,137 @@
+"""A run and its folder: lock, settings, tracking, checkpoints, resume, and a calm end on SIGTERM."""
+
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+from torch.distributed.device_mesh import DeviceMesh
+
+from pronk.learn import checkpoint
+from pronk.learn.build import TrainConfig
+from pronk.learn.fit import Every, Source, fit
+from pronk.learn.learner import Learner, Loss
+from pronk.learn.track import Track
+
+
+class Run:
+    """Holds the folder `out` for this process, from the first lock to the last checkpoint.
+
+    settings: what decides the run's numbers, flat; a checkpoint made with others is refused.
+    """
+
+    def __init__(
+        self, out: Path, name: str, train: TrainConfig, settings: Mapping[str, Any], mesh: DeviceMesh | None = None
+    ) -> None:
+        self.out, self.name, self.train, self.settings, self.mesh = out, name, train, dict(settings), mesh
+        self.main = mesh is None or mesh.get_rank() == 0
+        self.lock = checkpoint.claim(out) if self.main else None
+        self.signal = 0
+        self.saved = -1
+        self.old: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        self.old = {number: signal.signal(number, self._heard) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self.old.items():
+            signal.signal(number, handler)
+        if self.lock is not None:
+            self.lock.close()
+
+    def track(self, **facts: Any) -> Track:
+        return Track(self.out, self.train.steps, self.name, every=1, quiet=not self.main, **facts)
+
+    def fit(
+        self,
+        learner: Learner,
+        source: Source,
+        loss: Loss,
+        track: Track,
+        tokens_per_step: int = 0,
+        every: Sequence[Every] = (),
+    ) -> bool:
+        """Resume where a checkpoint waits, train, save. False if a signal ended it early."""
+        self.resume(learner, source, track)
+        count = _Counter(track, tokens_per_step, self.train.log_every)
+        events = [Every(1, count.note), *every, Every(1, lambda step, metrics: bool(self.signal), border=True)]
+        if self.train.save_every:
+            events.insert(-1, Every(self.train.save_every, lambda step, _: self.save(learner, source), border=True))
+        fit(learner, source, loss, events)
+        if source.border:
+            self.save(learner, source)
+        if self.signal:
+            print(
+                f"{self.name}: stopped at step {learner.steps}, saved; the same command goes on from here", flush=True
+            )
+        return not self.signal
+
+    def save(self, learner: Learner, source: Source) -> None:
+        if self.saved == learner.steps:
+            return
+        tensors, plain = learner.state()  # all ranks take part
+        if self.main:
+            whole = {"learner": plain, "source": source.state(), "settings": self.settings}
+            checkpoint.save(self.out / "checkpoints", learner.steps, tensors, whole, self.train.keep)
+        self.saved = learner.steps
+
+    def resume(self, learner: Learner, source: Source, track: Track) -> None:
+        if self.train.resume == "never":
+            return
+        found = checkpoint.load_newest(self.out / "checkpoints")
+        if found is None:
+            return
+        path, tensors, plain, messages = found
+        if self.train.resume == "auto":
+            checkpoint.check_same(plain["settings"], _plain(self.settings), path)
+        learner.restore(tensors, plain["learner"])
+        source.restore(plain["source"])
+        track.resume_at(learner.steps)
+        self.saved = learner.steps
+        if self.main:
+            print("\n".join([*messages, f"{self.name}: going on from {path}"]), flush=True)
+
+    def _heard(self, number: int, frame: FrameType | None) -> None:
+        """First signal: finish the step, save, end. A second interrupt ends at once."""
+        if self.signal and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = number
+
+
+class _Counter:
+    """Logs every few steps, with the means of the steps between."""
+
+    def __init__(self, track: Track, tokens: int, every: int) -> None:
+        self.track, self.tokens, self.every = track, tokens, every
+        self.sums: dict[str, list[float]] = {}
+
+    def note(self, step: int, metrics: dict[str, float]) -> None:
+        for name, value in metrics.items():
+            self.sums.setdefault(name, []).append(value)
+        if step % self.every == 0 or step == self.track.total_steps:
+            means = {name: sum(values) / len(values) for name, values in self.sums.items()}
+            steps = max(len(values) for values in self.sums.values())
+            self.track.log(step, means, self.tokens * steps)
+            self.sums.clear()
+
+
+def flat(config: Any, leave_out: Sequence[str] = (), prefix: str = "") -> dict[str, Any]:
+    """A config's leaves as {"model.layers": 4}, without the named ones."""
+    found: dict[str, Any] = {}
+    for field in fields(config):
+        value, name = getattr(config, field.name), prefix + field.name
+        if is_dataclass(value):
+            found |= flat(value, leave_out, name + ".")
+        elif name not in leave_out:
+            found[name] = value
+    return _plain(found)
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """As JSON gives it back: tuples as lists, paths as text."""
+    return {k: list(v) if isinstance(v, tuple) else str(v) if isinstance(v, Path) else v for k, v in values.items()}
