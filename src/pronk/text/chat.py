@@ -1,4 +1,4 @@
-"""Writes conversations through one chat template and says which tokens are learned; leaves tokenizers to tokenizer.py."""
+"""Writes conversations through one chat template and says which tokens are learned; leaves ids to tokenizer.py."""
 
 import json
 import re
