@@ -1,8 +1,6 @@
 """The checker earns its trust: it passes what is true, however phrased, and flags what is spoiled or only looks so."""
 
 import random
-import re
-import sys
 from collections import defaultdict
 
 import pytest
@@ -53,29 +51,19 @@ def test_there_are_six_ways_to_spoil_a_story():
 def test_text_of_a_five_gram_model_is_rarely_well_formed():
     after = defaultdict(list)
     for story in stories(6000, seed=10):
-        words = ["", "", "", "", *re.findall(r"\w+|[^\w\s]", story.text), "END"]
+        words = ["", "", "", "", *story.text.split(), ""]
         for place in range(4, len(words)):
-            after[tuple(words[place - 4 : place])].append(sys.intern(words[place]))
+            after[tuple(words[place - 4 : place])].append(words[place])
     rng = random.Random(10)
-    told = [well_formed(_babble(after, rng)) for _ in range(500)]
-    assert sum(told) <= 0.3 * len(told)
+    told = [_babble(after, rng) for _ in range(500)]
+    assert sum(map(well_formed, told)) <= 0.3 * len(told)
 
 
 def _babble(after, rng):
-    words = ["", "", "", ""]
-    while words[-1] != "END" and len(words) < 300:
+    words = ["", "", "", "", ""]
+    while len(words) == 5 or (words[-1] and len(words) < 300):
         words.append(rng.choice(after[tuple(words[-4:])]))
-    return _written(words[4:-1])
-
-
-def _written(words):
-    text = re.sub(r" ([.,!?'])", r"\1", " ".join(words)).replace("' s ", "'s ")
-    return re.sub(r'" ?([^"]*?) ?"', r'"\1"', text)
-
-
-def test_babble_is_written_like_stories():
-    for story in stories(500, seed=11):
-        assert _written(re.findall(r"\w+|[^\w\s]", story.text)) == story.text
+    return " ".join(filter(None, words))
 
 
 def test_phrasings_mix_freely():

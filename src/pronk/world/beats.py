@@ -14,7 +14,7 @@ _PLACE: Final = (
 OPENINGS: Final = (
     "[Once upon a time,|Long ago,|Once,] there [was|lived] a {trait} [|little |young ]{kind} [named|called] {name}.",
     "[Once upon a time,|Long ago,|Once,] a {trait} {kind} [named|called] {name} lived " + _PLACE + ".",
-    "There [was once|once was] a {trait} [|little ]{kind} [named|called] {name} who lived " + _PLACE + ".",
+    "There [was once|once was] a {trait} [|little ]{kind} [named|called] {name}.",
     "{name} was a {trait} [|little |young ]{kind} who lived " + _PLACE + ".",
     "Everyone in the [forest|village|valley] knew {name}, the {trait} [|little ]{kind}.",
     "This is the story of {name}, a {trait} [|little |young ]{kind}.",
@@ -46,7 +46,7 @@ MEETINGS: Final = (
 THANKS: Final = (
     '"[Thank you|Thank you so much|You are so kind|You are a true friend], {helper}," said {name}.',
     "{name} [thanked {helper} with all {his} heart|gave {helper} a big hug].",
-    '"I [could never do|could not have done] that without you," said {name} to {helper}.',
+    '"I could [never|not] do that without you," said {name}[| to {helper}].',
     '"[That was a good idea|How clever you are|Now all will be well]," said {name} with a [smile|laugh].',
 )
 

@@ -39,7 +39,7 @@ HARD_TO_LEARN: Final = {
     "teacher": Obstacle(
         (
             "But there was nobody to teach {him}.",
-            '"I do not even know how to begin," said {name} [before long|a little later].',
+            '"Nobody can teach me," said {name} [before long|a little later].',
         ),
         (
             "{helper} became {his} teacher and showed {him} every step.",
@@ -53,7 +53,7 @@ HARD_TO_LEARN: Final = {
         ),
         (
             '"Do it slowly," said {helper}, and this time there were no mistakes.',
-            "{helper} practiced with {him} until there were no more mistakes.",
+            "{helper} tried it with {him} until there were no more mistakes.",
         ),
     ),
     "slow": Obstacle(
@@ -68,7 +68,7 @@ HARD_TO_LEARN: Final = {
         ("But {he} fell and hurt {his} knee.", '"Ouch, I fell on my knee!" cried {name}.'),
         (
             "{helper} put a bandage on {his} knee and helped {him} up.",
-            "{helper} washed {his} knee, and soon the pain was gone.",
+            "{helper} washed {his} knee, and soon {he} was up again.",
         ),
     ),
     "forgot": Obstacle(
@@ -78,7 +78,7 @@ HARD_TO_LEARN: Final = {
         ),
         (
             "{helper} whispered the words until {he} knew them by heart.",
-            "{helper} wrote the words down on a big [card|sheet].",
+            "{helper} wrote the words down on a big leaf.",
         ),
     ),
 }
@@ -87,7 +87,7 @@ HARD_TO_MAKE: Final = {
     "wind": Obstacle(
         (
             "But the wind blew it down[| again and again].",
-            '"The wind knocks it over every time," said {name} [before long|a little later].',
+            '"The wind blows it down every time," said {name} [before long|a little later].',
         ),
         (
             "They tied it down with rope, and the wind could not move it.",
@@ -97,20 +97,20 @@ HARD_TO_MAKE: Final = {
     "heavy": Obstacle(
         (
             "But the wood was too heavy for {him}.",
-            '"I cannot lift this heavy wood," said {name} [before long|a little later].',
+            '"This wood is too heavy for me," said {name} [before long|a little later].',
         ),
-        ("They lifted the heavy wood together.", "{helper} was strong and carried the heavy wood."),
+        ("They lifted the heavy wood together.", "{helper} was strong and helped {him} with the heavy wood."),
         frozenset(("elephant",)),
     ),
     "nails": Obstacle(
         ("But there were not enough nails.", '"I have no more nails," said {name} [before long|a little later].'),
-        ("{helper} had a box full of nails.", "{helper} went to the shop and came back with [new|enough] nails."),
+        ("{helper} had a box full of nails.", "{helper} went to the shop and came back with more nails."),
     ),
     "crooked": Obstacle(
         ("But it was crooked and fell apart.", '"It looks so crooked," said {name} [before long|a little later].'),
         (
             "{helper} held it straight while {name} worked.",
-            "{helper} drew a plan, and soon nothing was crooked any more.",
+            "{helper} made it straight with a hammer.",
         ),
     ),
     "sugar": Obstacle(
@@ -123,16 +123,16 @@ HARD_TO_MAKE: Final = {
     "burned": Obstacle(
         (
             "But the oven was too hot, and everything burned.",
-            '"It burned and turned black," said {name} [before long|a little later].',
+            '"Everything burned and is black," said {name} [before long|a little later].',
         ),
         (
-            "{helper} helped {him} start again, and they watched the oven well.",
-            "They threw the burned one away and tried again together.",
+            "{helper} helped {him} and watched the hot oven.",
+            "They tried again together, and this time nothing burned.",
         ),
     ),
     "recipe": Obstacle(
         (
-            "But {he} did not understand the recipe.",
+            "But {he} could not read the recipe.",
             '"I cannot read this recipe," said {name} [before long|a little later].',
         ),
         ("{helper} read the recipe out loud.", "{helper} knew the recipe by heart and told {him} what to do."),
@@ -140,43 +140,43 @@ HARD_TO_MAKE: Final = {
     "spilled": Obstacle(
         (
             "But {he} dropped the bowl, and milk ran over the floor.",
-            '"I spilled all the milk," said {name} [before long|a little later].',
+            '"All the milk is on the floor," said {name} [before long|a little later].',
         ),
-        ("{helper} wiped the floor and brought fresh milk.", "They cleaned up together, and {helper} got more milk."),
+        ("{helper} cleaned the floor and brought new milk.", "They cleaned up together, and {helper} got more milk."),
     ),
     "dry": Obstacle(
         (
-            "But it did not rain for weeks, and the ground was dry.",
+            "But it did not rain for days, and the ground was dry.",
             '"The ground is so dry," said {name} [before long|a little later].',
         ),
         (
-            "{helper} helped {him} carry water from the well every day.",
-            "They filled [a bucket|two buckets] with water and gave the dry ground a drink.",
+            "{helper} helped {him} bring water from the well every day.",
+            "They gave the dry ground a big bucket of water every day.",
         ),
     ),
     "bugs": Obstacle(
         (
             "But bugs came and ate the [green|young] leaves.",
-            '"The bugs are eating every leaf," said {name} [before long|a little later].',
+            '"The bugs eat every leaf," said {name} [before long|a little later].',
         ),
         (
             "{helper} asked the ladybugs for help, and they chased the bugs away.",
-            "{helper} picked off the bugs and took them to another field.",
+            "{helper} picked up the bugs one by one and took them away.",
         ),
     ),
     "weeds": Obstacle(
         (
             "But weeds grew all over the garden.",
-            '"There are weeds everywhere," said {name} [before long|a little later].',
+            '"My garden is full of weeds," said {name} [before long|a little later].',
         ),
-        ("They pulled out the weeds one by one.", "{helper} ate the weeds, every single one."),
+        ("They pulled out the weeds one by one.", "{helper} liked to eat weeds and ate them all."),
     ),
     "frost": Obstacle(
         (
             "But the nights were cold, and there was frost on the ground.",
             '"The frost will hurt my garden," said {name} [before long|a little later].',
         ),
-        ("{helper} brought straw to keep out the frost.", "They put a warm cover on the ground against the frost."),
+        ("{helper} brought straw to keep out the frost.", "They put warm straw on the ground to keep out the frost."),
     ),
 }
 
@@ -197,8 +197,8 @@ HARD_FOR_THE_HEART: Final = {
             '"Everyone is too busy to play," said {name} [before long|a little later].',
         ),
         (
-            "{helper} was never too busy and sat down beside {him}.",
-            "{helper} stopped working, for nobody should be too busy to play.",
+            "{helper} was not too busy and sat down beside {him}.",
+            "{helper} was never too busy to play.",
         ),
     ),
     "newcomer": Obstacle(
@@ -208,17 +208,17 @@ HARD_FOR_THE_HEART: Final = {
         ),
         (
             "{helper} showed {him} the town and told everyone {his} name.",
-            "{helper} took {him} from door to door to meet the whole town.",
+            "{helper} took {him} from door to door until everyone knew {him}.",
         ),
     ),
     "game": Obstacle(
-        ("But the others did not let {him} play their game.", '"You cannot join our game," the others told {him}.'),
+        ("But the others did not let {him} play their game.", '"You cannot play our game," the others told {him}.'),
         ("{helper} made up a new game for two.", "{helper} left the others and taught {him} a better game."),
     ),
     "shadows": Obstacle(
         (
             "But shadows moved on the wall, and {he} was afraid.",
-            '"There is a monster in the shadows," [said|whispered] {name} [before long|a little later].',
+            '"I see a monster in the shadows," [said|whispered] {name} [before long|a little later].',
         ),
         (
             "{helper} lit a candle, and the shadows went away.",
@@ -229,7 +229,7 @@ HARD_FOR_THE_HEART: Final = {
         ("But outside the thunder was so loud.", '"The thunder is so loud," said {name} [before long|a little later].'),
         (
             "{helper} sang softly until {he} did not hear the thunder.",
-            "They counted the seconds after each thunder until it was far away.",
+            "They sang a happy song until the thunder was far away.",
         ),
     ),
     "nightmare": Obstacle(
@@ -262,10 +262,10 @@ HARD_FOR_THE_HEART: Final = {
     ),
     "hawk": Obstacle(
         (
-            "But a hungry hawk flew around and around above them.",
+            "But a hungry hawk flew around above them.",
             '"I see a hungry hawk in the sky," [said|whispered] {name} [before long|a little later].',
         ),
-        ("{helper} made so much noise that the hawk flew away.", "{helper} hid them from the hawk under a coat."),
+        ("{helper} made so much noise that the hawk flew away.", "{helper} hid them from the hawk under a big leaf."),
     ),
     "weak": Obstacle(
         (
@@ -299,6 +299,6 @@ HARD_FOR_THE_HEART: Final = {
             "But there was no glue in the house.",
             '"I need glue, but I have none," said {name} [before long|a little later].',
         ),
-        ("{helper} had a pot of strong glue.", "{helper} cooked some glue out of flour and water."),
+        ("{helper} had a pot of strong glue.", "{helper} made some glue out of flour and water."),
     ),
 }

@@ -36,7 +36,7 @@ ON_THE_WAY: Final = {
         (
             "But a [big|wild] storm came, with [thunder and rain|wind and rain].",
             "But [black|dark] clouds came, and soon the rain poured down.",
-            '"What a terrible storm," said {name}, who was wet [to the skin|all over].',
+            '"What a big storm," said {name}, who was wet all over.',
         ),
         (
             "{helper} led {name} to a dry cave, and they waited until the [rain|storm] was over.",
@@ -134,11 +134,11 @@ OUT_OF_REACH: Final = {
     ),
     "hole": Obstacle(
         (
-            "But the {object} lay at the bottom of a [deep|narrow] hole.",
-            "But the {object} rolled away and fell into a [deep|narrow] hole.",
+            "But the {object} lay at the bottom of a deep hole.",
+            "But the {object} rolled away and fell into a deep hole.",
         ),
         (
-            "{helper} tied a hook to a string and pulled it out of the hole.",
+            "{helper} let down a rope and pulled it out of the hole.",
             "{helper} held {name}'s feet while {he} reached down into the hole.",
         ),
     ),
@@ -149,8 +149,8 @@ OUT_OF_REACH: Final = {
     ),
     "thorns": Obstacle(
         (
-            "But the {object} was deep inside a bush full of thorns.",
-            "But the {object} fell into a bush with [sharp|long] thorns.",
+            "But the {object} was deep in a bush full of thorns.",
+            "But the {object} fell into a bush with sharp thorns.",
         ),
         ("{helper} held the thorns apart, and {name} reached in.", "{helper} cut the thorns off one by one."),
     ),
@@ -160,7 +160,7 @@ OUT_OF_REACH: Final = {
             "But a [big|black] crow came and took the {object} away.",
         ),
         (
-            "{helper} gave the crow some [corn|berries], and it let go.",
+            "{helper} gave the crow some berries, and it let go.",
             '"That does not belong to you," said {helper}, and the crow let go.',
         ),
     ),

@@ -83,6 +83,9 @@ _ASKED: Final = {
     ("name", "kind"): 12,
 }
 _TABLES: Final = {"kind": KINDS, "trait": TRAITS, "object": OBJECTS, "name": NAMES}
+# Words of a story.
+_SHORTEST: Final = 55
+_LONGEST: Final = 85
 # One combination in eight is held out.
 _HELD_OUT_SHARE: Final = 8
 
@@ -93,9 +96,11 @@ def tell(rng: random.Random, wish: Wish = Wish()) -> Story:
     kind = wish.kind or rng.choice(KINDS)
     plot = _plot(rng, FINDING if wish.object else PLOTS, kind)
     slots = _cast(rng, wish, kind, plot)
-    sentences = [fill(sentence, slots) for sentence in _sentences(rng, plot)]
+    text = ""
+    while not _SHORTEST <= len(text.split()) <= _LONGEST:
+        text = " ".join(fill(sentence, slots) for sentence in _sentences(rng, plot))
     return Story(
-        text=" ".join(sentences),
+        text=text,
         name=slots["name"],
         kind=kind,
         trait=slots["trait"],
@@ -184,7 +189,7 @@ def _cast(rng: random.Random, wish: Wish, kind: str, plot: Plot) -> dict[str, st
 def _sentences(rng: random.Random, plot: Plot) -> Iterator[str]:
     """A sentence for each beat in the order of telling, its slots open."""
     want, obstacle = WANTS[plot.want], OBSTACLES[plot.obstacle]
-    extra = rng.choices(("feeling", "thanks", ""), (4, 3, 3))[0]
+    extra = rng.choices(("feeling", "thanks", ""), (4, 3, 4))[0]
     beats = (
         OPENINGS,
         want.wishes,

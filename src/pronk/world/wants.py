@@ -11,9 +11,9 @@ JOURNEYS: Final = {
     "seek": Want(
         (
             f"{_DAY} {{name}} [set out|wanted] to find a {{object}}[| of {{his}} own| to keep].",
-            f'"I [want to find|wish I had|am going to find] a {{object}}," {_OPENLY}.',
+            f'"I [want to find|wish I had] a {{object}}," {_OPENLY}.',
             "{He} [needed|wanted] a {object}, so {he} set out to find one.",
-            "All [year|week|winter] long, {name} had dreamed of finding a {object}.",
+            "All year long, {name} had dreamed of finding a {object}.",
         ),
         (
             "[At last,|And there,] [in the grass|under a leaf|behind a log], {name} found a {object}.",
@@ -30,8 +30,7 @@ JOURNEYS: Final = {
         ),
         (
             "[At last|Soon] {name} found the owner and gave the {object} back.",
-            "The owner of the {object} was [an old king|a young queen|a poor farmer|a little girl], "
-            "who was so glad to have it back.",
+            "The owner of the {object} was [an old king|a little girl], who was so glad to have it back.",
             '"[That is my {object}|You found my {object}]!" said the [glad|happy] owner.',
         ),
         "object",
@@ -44,7 +43,7 @@ JOURNEYS: Final = {
         ),
         (
             "[At last|Soon] {name} found a {object} and gave it to {his} mother.",
-            "{His} mother [loved|liked] the {object} and kissed {name} on the nose.",
+            "{His} mother loved the {object} and kissed {name} on the nose.",
             '"[What a lovely|This is the best] {object}!" said {his} mother.',
         ),
         "object",
@@ -71,7 +70,7 @@ JOURNEYS: Final = {
         ),
         (
             "[At last|Soon] {name} saw the light in {his} own window.",
-            "[At last|Soon] {name} was home, and {his} [mother|father] hugged {him} at the door.",
+            "[At last|Soon] {name} was home, and {his} mother hugged {him} at the door.",
             '"[I am home|There is my house]!" [cried|shouted] {name}.',
         ),
     ),
@@ -83,7 +82,7 @@ JOURNEYS: Final = {
         ),
         (
             "[At last|Soon] {his} grandmother [stood at the door|opened the door] and kissed {him}.",
-            "[At last|Soon] {name} sat in Grandmother's kitchen and [ate warm cookies|drank sweet tea].",
+            "[At last|Soon] {name} sat in Grandmother's kitchen and ate warm cookies.",
             '"[Come in|How you have grown], {name}!" said Grandmother.',
         ),
     ),
@@ -94,7 +93,7 @@ JOURNEYS: Final = {
             "{He} put on {his} best clothes, for {he} wanted to go to a party.",
         ),
         (
-            "{name} came to the party just in time for the [music|games|fun].",
+            "{name} came to the party just in time for the [music|fun].",
             "[At last|Soon] {name} was at the party, and {he} danced [all night|until {his} feet hurt].",
             '"Welcome to the party, {name}!" [cried|shouted] [everyone|all the guests].',
         ),
@@ -108,7 +107,7 @@ JOURNEYS: Final = {
         (
             "The snail ate [the|all the] soup and felt better.",
             "[At last|Soon] {name} gave the soup to the snail, who [ate it all|smiled again].",
-            '"[This soup is good|I feel better now]," said the snail[| and licked the bowl].',
+            '"[This soup is good|I feel better now]," said the snail.',
         ),
     ),
 }
@@ -116,20 +115,20 @@ JOURNEYS: Final = {
 AT_HOME: Final = {
     "lost": Want(
         (
-            f"{_DAY} {{name}} lost {{his}} [favorite|best|dear old] {{object}} and wanted it back.",
+            f"{_DAY} {{name}} lost {{his}} [best|dear old] {{object}} and wanted it back.",
             '"[Oh no|Oh dear], my {object} is gone!" [said|cried] {name}, and {he} went out to look for it.',
             "{He} could not find {his} {object} at home, so {he} went out to look for it.",
         ),
         (
             "[At last|Soon|Now] {name} had {his} {object} back.",
-            "[At last|Soon] {he} held {his} {object} [close|tight] and smiled.",
+            "[At last|Soon] {he} held {his} {object} close and smiled.",
             '"[My {object} is back|I have my {object} again]!" [cried|shouted] {name}.',
         ),
         "object",
     ),
     "reach": Want(
         (
-            f"{_DAY} {{name}} found a [lovely|pretty] {{object}} and wanted to [take it home|play with it].",
+            f"{_DAY} {{name}} found a [|lovely ]{{object}} and wanted to [take it home|play with it].",
             '"Look, I found a {object}, and I want to [take it home|keep it]!" said {name}.',
             f"{_DAY} {{he}} was playing outside when {{he}} found a {{object}}.",
         ),
@@ -168,14 +167,14 @@ AT_HOME: Final = {
     ),
     "show": Want(
         (
-            f"{_DAY} {{name}} wanted to be in the [big|school] show.",
+            f"{_DAY} {{name}} wanted to be in the big show.",
             f'"I want to be in the show," {_OPENLY}.',
             "More than anything, {name} wanted to stand on a stage and be in a show.",
         ),
         (
             "That night {name} was the star of the show, and everyone clapped.",
             "[At last|Soon] {name} stood on the stage, and the show was a joy.",
-            '"[Bravo|Well done], {name}!" everyone called after the show.',
+            '"Well done, {name}!" everyone called after the show.',
         ),
     ),
     "build": Want(
@@ -185,9 +184,9 @@ AT_HOME: Final = {
             "{He} [got|took] a hammer and began to build a {build}.",
         ),
         (
-            "[By evening|By noon|At last] the {build} was [ready|finished].",
+            "[By evening|At last] the {build} was ready.",
             '"[My {build} is ready|Look at my new {build}]!" [cried|shouted] {name}.',
-            "[By evening|By noon|At last] {name} had built [a fine|the best] {build}.",
+            "[By evening|At last] {name} had built [a fine|the best] {build}.",
         ),
         "build",
     ),
@@ -211,9 +210,9 @@ AT_HOME: Final = {
             "{He} put a seed in the ground and hoped for a {plant}.",
         ),
         (
-            "[At last|In the end] a [big|fine] {plant} grew [in {his} garden|by the fence].",
+            "[At last|In the end] a [big|fine] {plant} grew in {his} garden.",
             '"[Look at my {plant}|My {plant} has grown so big]!" [cried|shouted] {name}.',
-            "[At last|In the end] {name} had the [biggest|finest] {plant} in the land.",
+            "[At last|In the end] {name} had the biggest {plant} in the land.",
         ),
         "plant",
     ),
