@@ -1,0 +1,81 @@
+"""What the engine knows of each live row, as tensors that never move: tokens, limits, rules, results; runs no model."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pronk.engine.philox import uniforms
+from pronk.engine.sampler import Rules
+from pronk.engine.sequence import Request
+
+BLOCK = 64  # random numbers made at a time for each row
+NOWHERE = -1  # position of a row that has ended; no token id either
+
+
+class Rows:
+    """Columns of `slots` rows. Live rows are kept in front; the others stand at position NOWHERE."""
+
+    def __init__(self, slots: int, length: int, vocab: int, stops: int, device: torch.device) -> None:
+        self.slots, self.length, self.vocab, self.device = slots, length, vocab, device
+        self.whole = torch.zeros(slots, 5, dtype=torch.int64, device=device)
+        self.tokens, self.positions = self.whole[:, 0:1], self.whole[:, 1:2]  # the token to feed, and where
+        self.lasts, self.seeds, self.top_k = self.whole[:, 2:3], self.whole[:, 3:4], self.whole[:, 4:5]
+        self.real = torch.ones(slots, 4, device=device)  # temperature, top_p, min_p, repetition penalty
+        self.stops = torch.full((slots, stops), NOWHERE, device=device)
+        self.done = torch.zeros(slots, 1, dtype=torch.bool, device=device)
+        self.random = torch.zeros(slots, BLOCK, device=device)  # column: position modulo BLOCK
+        self.ids = torch.zeros(slots, length + 1, dtype=torch.int64, device=device)  # sampled; column: position,
+        self.logps = torch.zeros(slots, length + 1, device=device)  # and a last one that nobody reads
+        self.seen: Tensor | None = None  # [slots, vocab]; made where a repetition penalty needs it
+        self.positions.fill_(NOWHERE)
+        self.top_k.fill_(vocab)
+
+    def rules(self, live: int) -> Rules:
+        real = self.real[:live]
+        return Rules(real[:, 0:1], self.top_k[:live], real[:, 1:2], real[:, 2:3], real[:, 3:4])
+
+    def watch(self) -> None:
+        """Start to keep the tokens seen."""
+        if self.seen is None:
+            self.seen = torch.zeros(self.slots, self.vocab, dtype=torch.bool, device=self.device)
+
+    def enter(self, start: int, requests: Sequence[Request]) -> None:
+        """Put requests into the rows from `start` on, each about to be fed the last token of its prompt."""
+        rows = slice(start, start + len(requests))
+        whole, real, stops = [], [], []
+        for request in requests:
+            s = request.sampling
+            greedy = s.temperature == 0
+            top_k = self.vocab if greedy or not s.top_k else min(s.top_k, self.vocab)
+            whole.append([request.prompt[-1], len(request.prompt) - 1, request.last, request.seed, top_k])
+            filters = (1.0, 0.0) if greedy else (s.top_p, s.min_p)
+            real.append([s.temperature, *filters, s.repetition_penalty])
+            stops.append([*s.stop, *[NOWHERE] * (self.stops.shape[1] - len(s.stop))])
+        self.whole[rows] = torch.tensor(whole, device=self.device)
+        self.real[rows] = torch.tensor(real, device=self.device)
+        self.stops[rows] = torch.tensor(stops, dtype=torch.int64, device=self.device)
+        self.done[rows] = False
+        self.refill(rows)
+        if self.seen is not None:
+            self.seen[rows] = False
+            for row, request in enumerate(requests, start):
+                if request.sampling.repetition_penalty != 1:
+                    self.seen[row, torch.tensor(request.prompt, device=self.device)] = True
+
+    def refill(self, rows: slice) -> None:
+        """Random numbers for the next BLOCK tokens of these rows."""
+        first = self.positions[rows] + 1
+        columns = torch.arange(BLOCK, device=self.device)
+        self.random[rows] = uniforms(self.seeds[rows], first + (columns - first) % BLOCK)
+
+    def move(self, source: Tensor, target: Tensor) -> None:
+        """Copy rows `source` to `target`."""
+        columns = [self.whole, self.real, self.stops, self.random, self.ids, self.logps]
+        for column in columns if self.seen is None else [*columns, self.seen]:
+            column[target] = column[source]
+
+    def free(self, live: int) -> None:
+        """The rows from `live` on hold nobody; those before hold nobody that ended."""
+        self.done.fill_(False)
+        self.positions[live:] = NOWHERE

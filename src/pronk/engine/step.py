@@ -1,0 +1,93 @@
+"""One token for every live row: model, rules, draw, bookkeeping; on tensors that stay, so a CUDA graph can hold it."""
+
+from dataclasses import dataclass, field
+
+import torch
+
+from pronk.engine.rows import BLOCK, NOWHERE, Rows
+from pronk.engine.sampler import Use, distribution, sample
+from pronk.models.build import Model
+from pronk.models.state import State
+
+
+@torch.no_grad()
+def decode(model: Model, state: State, rows: Rows, live: int, span: int, use: Use) -> None:
+    """Feed the first `live` rows their token and write the next one beside its log-probability. Never asks the host.
+
+    span: columns of the state that are in use. Rows at position NOWHERE stay as they are.
+    """
+    tokens, positions = rows.tokens[:live], rows.positions[:live]  # [R, 1]
+    rules = rows.rules(live)
+    output = model(tokens, positions=positions, state=state.select(slice(0, live), span))
+    logits = output.head(output.hidden[:, 0]).float()  # [R, V]
+    logps = distribution(logits, rules, use, None if rows.seen is None else rows.seen[:live])
+    places = positions + 1
+    uniforms = rows.random[:live].gather(1, places % BLOCK)
+    picked, chosen = sample(logps, rules.temperature, uniforms, use)
+
+    alive = positions >= 0
+    written = torch.where(alive, places, rows.length)
+    rows.ids[:live].scatter_(1, written, picked)
+    rows.logps[:live].scatter_(1, written, chosen)
+    if use.penalty and rows.seen is not None:
+        rows.seen[:live].scatter_(1, picked, True)
+    ends = (picked == rows.stops[:live]).any(1, keepdim=True) | (places >= rows.lasts[:live])
+    rows.done[:live] |= ends & alive
+    tokens.copy_(torch.where(alive, picked, tokens))
+    positions.copy_(torch.where(alive & ~ends, places, NOWHERE))
+
+
+@dataclass
+class Room:
+    """Memory for one run of the engine: the state of `rows.slots` rows and a spare one, and the rows' columns."""
+
+    model: Model
+    state: State
+    rows: Rows
+
+    def decode(self, live: int, span: int, use: Use) -> None:
+        decode(self.model, self.state, self.rows, live, span, use)
+
+
+@dataclass
+class GraphRoom(Room):
+    """A room whose steps are CUDA graphs: one for each bucket of rows and span, without filters and with all of them.
+
+    Weights may change in place between replays; tensors may not be replaced.
+    """
+
+    graphs: dict[tuple[int, int, bool], torch.cuda.CUDAGraph] = field(default_factory=dict)
+
+    def decode(self, live: int, span: int, use: Use) -> None:
+        rows = min(_bucket(live, 1), self.rows.slots)
+        span = min(_bucket(span, 128), self.rows.length)
+        if use.filtered:
+            self.rows.watch()
+        key = (rows, span, use.filtered)
+        if key not in self.graphs:
+            self.graphs[key] = self.capture(*key)
+        self.graphs[key].replay()
+
+    def capture(self, live: int, span: int, filtered: bool) -> torch.cuda.CUDAGraph:
+        """Record a step. All rows stand at NOWHERE meanwhile, so the warm-up changes nothing that is read later."""
+        use = Use(top_k=True, top_p=True, min_p=True, penalty=True) if filtered else Use()
+        places, seen = self.rows.positions.clone(), None if self.rows.seen is None else self.rows.seen.clone()
+        self.rows.positions.fill_(NOWHERE)
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                decode(self.model, self.state, self.rows, live, span, use)
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=next(iter(self.graphs.values())).pool() if self.graphs else None):
+            decode(self.model, self.state, self.rows, live, span, use)
+        self.rows.positions.copy_(places)
+        if self.rows.seen is not None and seen is not None:
+            self.rows.seen.copy_(seen)
+        return graph
+
+
+def _bucket(number: int, least: int) -> int:
+    """The next power of two."""
+    return max(least, 1 << (number - 1).bit_length())
