@@ -112,7 +112,7 @@ def from_json(values: Mapping[str, Any], file: Path) -> ModelConfig:
     keys = Keys(values, file)
     names = values.get("architectures") or {"llama": ["LlamaForCausalLM"]}.get(str(values.get("model_type")), [None])
     name = names[0] if isinstance(names, list) else names
-    if name not in READERS:
+    if not isinstance(name, str) or name not in READERS:
         raise UserError(f"{file}: architecture {name} is not supported (supported: {', '.join(READERS)})")
     try:
         config = READERS[name](keys)
@@ -198,7 +198,7 @@ def _check_sizes(config: ModelConfig, file: Path) -> None:
         raise UserError(f"{file}: high_freq_factor {config.rope_high} must be above low_freq_factor {config.rope_low}")
 
 
-READERS: dict[Any, Callable[[Keys], ModelConfig]] = {
+READERS: dict[str, Callable[[Keys], ModelConfig]] = {
     "LlamaForCausalLM": _read_llama,
     "PronkDecoder": _read_ours,
     "PronkLSTM": _read_ours,

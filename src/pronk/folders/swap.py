@@ -19,7 +19,7 @@ def replaced(folder: Path) -> Iterator[Path]:
     """
     folder = folder.resolve()
     refuse_foreign(folder)
-    fresh, old = folder.with_name(folder.name + ".tmp"), aside(folder)
+    fresh, old = folder.with_name(f".{folder.name}.pronk-new"), aside(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(fresh, ignore_errors=True)  # left by a save that was cut off
@@ -39,14 +39,19 @@ def standing(folder: Path) -> Path:
 
 
 def aside(folder: Path) -> Path:
-    return folder.with_name(folder.name + ".old")
+    return folder.with_name(f".{folder.name}.pronk-old")
 
 
 def swap(fresh: Path, folder: Path, old: Path) -> None:
     if folder.exists():
         shutil.rmtree(old, ignore_errors=True)
         folder.rename(old)
-    fresh.rename(folder)
+    try:
+        fresh.rename(folder)
+    except BaseException:
+        if old.exists():
+            old.rename(folder)
+        raise
     sync_entry(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
 
