@@ -101,6 +101,23 @@ def test_prompts_say_what_is_wished():
     assert len({request.prompt for request in ASKED}) > 2000
 
 
+@pytest.mark.parametrize(
+    ("wish", "hero"),
+    [
+        (Wish(kind="owl"), "an owl."),
+        (Wish(kind="frog", trait="brave", object="key"), "a brave frog"),
+        (Wish(name="Tom"), "about Tom"),
+        (Wish(name="Tom", trait="brave"), "about brave Tom"),
+        (Wish(name="Tom", trait="brave", kind="owl"), "a brave owl named Tom"),
+        (Wish(object="apple"), "a hero"),
+    ],
+)
+def test_any_wish_can_be_said(wish, hero):
+    said = {prompt_for(wish, random.Random(seed)) for seed in range(60)}
+    assert all(hero.strip(".") in prompt for prompt in said)
+    assert any(hero in prompt for prompt in said)
+
+
 def test_open_requests_are_about_15_in_a_hundred():
     openly = sum(request.wish == Wish() for request in ASKED)
     assert 0.12 <= openly / len(ASKED) <= 0.18

@@ -228,7 +228,7 @@ HARD_FOR_THE_HEART: Final = {
     "noise": Obstacle(
         ("But outside the thunder was so loud.", '"The thunder is so loud," said {name} [before long|a little later].'),
         (
-            "{helper} sang softly until {he} did not hear the thunder.",
+            "{helper} sang softly until {name} did not hear the thunder.",
             "They sang a happy song until the thunder was far away.",
         ),
     ),

@@ -143,11 +143,15 @@ def prompt_for(wish: Wish, rng: random.Random) -> str:
     """A request in words for what the wish asks, open if it asks for nothing."""
     if wish == Wish():
         return rng.choice(OPEN_PROMPTS)
-    hero = " ".join(word for word in (wish.trait, wish.kind or "hero") if word)
-    if wish.name and not wish.trait:
-        hero = rng.choice((f"a {hero} named {wish.name}", f"{wish.name} the {hero}", f"a {hero} called {wish.name}"))
+    hero = " ".join(filter(None, (wish.trait, wish.kind or (None if wish.name else "hero"))))
+    if wish.kind and wish.name and not wish.trait:
+        hero = rng.choice(("a {0} named {1}", "a {0} called {1}", "{1} the {0}")).format(hero, wish.name)
+    elif wish.kind and wish.name:
+        hero = f"a {hero} named {wish.name}"
+    elif wish.name:
+        hero = f"{hero} {wish.name}".strip()
     else:
-        hero = f"a {hero}" + (f" named {wish.name}" if wish.name else "")
+        hero = f"a {hero}"
     if wish.object:
         hero += rng.choice((" who finds a {}", " who finds a {}", " and a {}")).format(wish.object)
     return fit_articles(rng.choice(_LEADS).format(hero))
