@@ -14,7 +14,16 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 WINDOW = 20  # log calls that a rate looks back on
-SHOWN = ("loss", "reward", "kl", "val_loss", "lr")
+# What the console shows of a row's metrics, and under which name.
+SHOWN = {
+    "loss": "loss",
+    "val_loss": "val loss",
+    "reward/mean": "reward",
+    "kl/sequence": "kl",
+    "accuracy": "accuracy",
+    "lr": "lr",
+    "policy/lr": "lr",
+}
 
 # Dense peak of one chip in floating-point operations a second (vendors' data sheets, without sparsity).
 PEAKS: dict[str, dict[str, float]] = {
@@ -211,9 +220,9 @@ class Track:
 
     def facts(self, step: int, row: Mapping[str, float | None]) -> Iterator[str]:
         yield f"step {step}" + (f"/{self.total_steps}" if self.total_steps else "")
-        for name in SHOWN:
+        for name, label in SHOWN.items():
             if name in row:
-                yield f"{name} {number(row[name])}"
+                yield f"{label} {number(row[name])}"
         if row.get("tokens_per_second"):
             yield f"{short(row['tokens_per_second'] or 0)} tokens/s"
         if "mfu" in row:
