@@ -1,6 +1,5 @@
 """Turns one row of each known shape into a record, or says why it cannot; opening files is files.py's."""
 
-import os.path
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
@@ -33,7 +32,7 @@ def conversation(row: Any) -> Conversation:
 
 
 def comparison(row: Any) -> Comparison:
-    """prompt, chosen, rejected or chosen, rejected (TRL, plain or messages; Anthropic transcripts); OpenAI's DPO rows."""
+    """chosen, rejected, mostly prompt (TRL, plain or messages; Anthropic transcripts); OpenAI's DPO rows."""
     if isinstance(row, Mapping) and "preferred_output" in row:
         prompt = _messages(_get(_get(row, "input"), "messages"))
         chosen, rejected = _answer(_get(row, "preferred_output")), _answer(_get(row, "non_preferred_output"))
@@ -52,9 +51,8 @@ def prompt(row: Any) -> Prompt:
         return Prompt(_user(row))
     shape = _first(row, PROMPTS)
     found = PROMPTS[shape](row)
-    meta = {
-        key: value for key, value in row.items() if key not in (shape, "input" if shape == "instruction" else shape)
-    }
+    spent = {"instruction", "input"} if shape == "instruction" else {shape}
+    meta = {key: value for key, value in row.items() if key not in spent}
     while found and found[-1].role == "assistant":
         meta["answer"] = found[-1].content
         found = found[:-1]
@@ -82,7 +80,8 @@ def _pair(row: Any) -> tuple[Messages, str, str]:
 
 def _common_text(chosen: str, rejected: str) -> tuple[Messages, str, str]:
     """Plain implicit pairs: what both begin with is the prompt, up to the last white space in it (TRL's rule)."""
-    common = os.path.commonprefix([chosen, rejected])
+    shorter = min(len(chosen), len(rejected))
+    common = chosen[: next((i for i in range(shorter) if chosen[i] != rejected[i]), shorter)]
     cut = max(common.rfind(" "), common.rfind("\n"))
     if cut <= 0:
         raise Unusable("chosen and rejected share no beginning that could be the prompt")
@@ -91,7 +90,7 @@ def _common_text(chosen: str, rejected: str) -> tuple[Messages, str, str]:
 
 def _transcript(text: str) -> Messages:
     r"""Anthropic's "\n\nHuman: …\n\nAssistant: …", white space around what is said removed."""
-    head, *parts = HUMAN.split(text)
+    _, *parts = HUMAN.split(text)
     said = zip(parts[::2], parts[1::2])
     return tuple(Message("user" if who == "Human" else "assistant", words.strip()) for who, words in said)
 
