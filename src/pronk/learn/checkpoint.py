@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 from typing import IO, Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -33,9 +34,9 @@ def save(folder: Path, step: int, tensors: dict[str, Tensor], plain: dict[str, A
         shutil.rmtree(final, ignore_errors=True)
         temporary.rename(final)
         _sync(folder)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        if error.errno != errno.ENOSPC and "No space left" not in str(error):
+        if getattr(error, "errno", 0) != errno.ENOSPC and "No space left" not in str(error):
             raise
         needed = sum(t.numel() * t.element_size() for t in tensors.values()) / 2**20
         free = shutil.disk_usage(folder).free / 2**20
