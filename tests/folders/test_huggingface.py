@@ -174,10 +174,11 @@ def test_folder_without_tokenizer(tmp_path):
 
 
 MEASURE = """
-import resource, sys, torch
+import re, sys
 from pronk.folders.huggingface import load_model, read_config
 from pronk.models.build import build
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+# not ru_maxrss: Linux hands it down from the parent
+peak = lambda: 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
 build(read_config(sys.argv[1]), "meta")
 before = peak()
 model = load_model(sys.argv[1])
@@ -185,11 +186,12 @@ print((peak() - before) / sum(p.nbytes for p in model.parameters()))
 """
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_loading_needs_little_more_than_the_model(tmp_path):
-    """bfloat16 files of 100 MB make a model of 200 MB; holding the file beside it would be 1.5 models, twice 2."""
+    """bfloat16 files of 100 MB make a model of 200 MB; keeping what was read in memory would make it 1.5 models."""
     model = make(width=512, layers=16, heads=8, vocab=2048, multiple_of=32).to(torch.bfloat16)
     save(tmp_path / "m", model, tokenizer())
     del model
     run = [sys.executable, "-c", MEASURE, str(tmp_path / "m")]
     said = subprocess.run(run, capture_output=True, text=True, check=True).stdout
-    assert float(said) < 1.7
+    assert float(said) < 1.2

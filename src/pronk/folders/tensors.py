@@ -107,10 +107,9 @@ def read(model: Model, folder: Path, rename: Rename, device: torch.device | str)
                 check(file.get_slice(name), wanted[name], name, path)
     materialise(model, device)
     wanted = {rename(name): parameter for name, parameter in model.named_parameters()}
-    for path, names in by_file.items():
-        with opened(path) as file, torch.no_grad():
-            for name in names:
-                wanted[name].copy_(file.get_tensor(name))
+    for name, parameter in wanted.items():
+        with opened(places[name]) as file, torch.no_grad():  # opened anew each time: what was read leaves memory
+            parameter.copy_(file.get_tensor(name))
     for name in ignored & set(places):
         check_tied(places[name], name, model.embed.weight)
 
