@@ -36,7 +36,7 @@ def curve(
     ylabel: str,
     xlabel: str = "step",
     *,
-    size: tuple[float, float] = (6.4, 3.2),
+    size: tuple[float, float] = (5.6, 3.0),
     dark: bool = False,
 ) -> bytes:
     """Draws the lines into a PNG file (None: nowhere) and returns its bytes.
@@ -45,7 +45,7 @@ def curve(
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=size, dpi=180, layout="constrained")
+    figure = Figure(figsize=size, dpi=160, layout="constrained")
     axes = figure.add_subplot()
     for i, (name, (steps, values)) in enumerate(lines.items()):
         draw(axes, name, steps, values, (ON_DARK if dark else ON_LIGHT)[i % 7], STYLES[i % 7])

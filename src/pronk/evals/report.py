@@ -21,6 +21,7 @@ PARTS = {  # seconds of facts, and how the page calls them; the page's order
     "align": "alignment",
     "evaluate": "evaluation",
 }
+WHOLE, HALF = (5.0, 2.8), (4.4, 2.8)  # inches of a chart that fills the column, and of one beside another
 
 
 @dataclass
@@ -57,6 +58,7 @@ def write_report(folder: Path | str, facts: Facts) -> None:
       hardware: str, seed: int, counts: {"subject_rate": n, "cat_rate": n, …} requests behind each rate,
       samples: [{"prompt", "before", "after"}], stories: {"pretrain": text, "sft": text, "align": text},
       runs: {"pretrain": folder of metrics.jsonl, …} for the curves, model: the folder to chat with.
+    align.reward_kind is in words; align.kl in nats per story. stories, samples, runs and model may be left out.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -69,7 +71,7 @@ def page(facts: Facts, plots: Path) -> str:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"clock": clock, "percent": percent, "count": count, "exp": math.exp}
+    environment.filters |= {"clock": clock, "percent": percent, "count": count, "exp": math.exp, "spoken": spoken}
     template = environment.from_string(Path(__file__).with_name("report.html").read_text(encoding="utf-8"))
     runs = facts.get("runs", {})
     return template.render(
@@ -138,7 +140,13 @@ def time_parts(seconds: Mapping[str, float]) -> Iterator[tuple[str, float, float
 def percent(share: float) -> str:
     """0.9876 as 98.8 %; whole where it is exact."""
     text = f"{100 * share:.1f}".removesuffix(".0")
-    return f"{text} %"
+    return f"{text}\N{NO-BREAK SPACE}%"
+
+
+def spoken(seconds: float) -> str:
+    """260 as 4 min 20 s."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} seconds"
 
 
 def count(value: float) -> str:
@@ -157,8 +165,9 @@ def charts(stage: str, rows: list[dict[str, Any]], plots: Path) -> Iterator[Char
         found = {label: series(rows, metric) for label, metric in lines.items()}
         found = {label: line for label, line in found.items() if len(line[1]) > 1}
         if found:
-            light = curve(plots / f"{name}.png", found, title, unit)
-            dark = curve(None, found, title, unit, dark=True)
+            size = HALF if name in ("align-kl", "align-length") else WHOLE
+            light = curve(plots / f"{name}.png", found, title, unit, size=size)
+            dark = curve(None, found, title, unit, size=size, dark=True)
             yield Chart(title, describe(title, found), address(light), address(dark))
 
 
@@ -175,7 +184,6 @@ def wanted(stage: str, rows: list[dict[str, Any]]) -> Iterator[tuple[str, str, s
     yield "align-reward", "Reward", "mean of a round", {"all": "reward/mean", **labels}
     yield "align-kl", "Distance from the tuned model (KL)", "nats per story", {"KL": "kl/sequence"}
     yield "align-length", "Length of the stories", "tokens", {"length": "length"}
-    yield "align-loss", "Loss of the policy", "policy gradient", {"loss": "loss/policy"}
 
 
 def describe(title: str, lines: Mapping[str, Series]) -> str:
