@@ -1,4 +1,4 @@
-"""Makes training and validation shards from the user's files: reads, splits, encodes, writes; leaves order to the loader."""
+"""Makes training and validation shards from files: reads, splits, encodes, writes; leaves their order to loader.py."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -111,7 +111,7 @@ def _placer(
         if threshold is not None:
             return lambda found: (("val" if _place(r) < threshold else "train", r, False) for r in found)
     total = sum(map(_characters, records(Skipped())))
-    return lambda found: _by_position(found, total - round(total * validation))
+    return lambda found: _by_position(found, int(total * (1 - validation)))
 
 
 def _threshold(records: Iterable[Record], validation: float) -> float | None:

@@ -1,0 +1,66 @@
+"""Pads ragged lists of ids to batches, as pure functions; leaves records to encode.py and packed rows to loader.py."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pronk.data.batch import IGNORE, Batch, Pairs
+
+Masked = tuple[Sequence[int], Sequence[bool]]  # ids, and which of them are learned
+
+
+def pad_conversations(items: Sequence[Masked], pad: int, multiple: int = 8, length: int | None = None) -> Batch:
+    """One conversation a row: tokens and targets [B, T], targets IGNORE where not learned and in padding.
+
+    T: the longest but one token, rounded up to a multiple. length: what is longer loses its end.
+    """
+    tokens, targets = _pad([_shift(ids, mask, length) for ids, mask in items], pad, multiple)
+    return Batch(tokens, targets)
+
+
+def pad_pairs(items: Sequence[tuple[Masked, Masked]], pad: int, multiple: int = 8, length: int | None = None) -> Pairs:
+    """Comparisons as [B, 2, T], the chosen first; targets are the masks' True tokens: the answers with their ends."""
+    both = [side for pair in items for side in pair]
+    tokens, targets = _pad([_shift(ids, mask, length) for ids, mask in both], pad, multiple)
+    return Pairs(tokens.view(len(items), 2, -1), targets.view(len(items), 2, -1))
+
+
+def pad_rollouts(
+    prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], pad: int, multiple: int = 8
+) -> tuple[Tensor, Tensor]:
+    """Sampled ids as (tokens, targets), both [B, T]: prompt + response without its last token, targets the response.
+
+    The log-probability of response token j stands at position len(prompt) - 1 + j: see pad_values. The ids are used as
+    they were sampled, never re-encoded.
+    """
+    rows = [
+        _shift([*prompt, *response], [False] * len(prompt) + [True] * len(response), None)
+        for prompt, response in zip(prompts, responses, strict=True)
+    ]
+    return _pad(rows, pad, multiple)
+
+
+def pad_values(prompts: Sequence[Sequence[int]], values: Sequence[Sequence[float]], width: int) -> Tensor:
+    """One value a response token, [B, width] float32, aligned with pad_rollouts' targets; 0 elsewhere."""
+    padded = torch.zeros(len(values), width)
+    for row, prompt, one in zip(padded, prompts, values, strict=True):
+        start = len(prompt) - 1
+        row[start : start + len(one)] = torch.tensor(list(one), dtype=torch.float32)
+    return padded
+
+
+def _shift(ids: Sequence[int], mask: Sequence[bool], length: int | None) -> tuple[list[int], list[int]]:
+    """Inputs and the tokens that follow them, IGNORE where those are not learned."""
+    assert len(ids) == len(mask) and len(ids) > 1
+    stop = len(ids) if length is None else min(len(ids), length + 1)
+    following = [i if learned else IGNORE for i, learned in zip(ids[1:stop], mask[1:stop])]
+    return list(ids[: stop - 1]), following
+
+
+def _pad(rows: Sequence[tuple[list[int], list[int]]], pad: int, multiple: int) -> tuple[Tensor, Tensor]:
+    longest = max(len(inputs) for inputs, _ in rows)
+    T = -(-longest // multiple) * multiple
+    tokens = torch.tensor([inputs + [pad] * (T - len(inputs)) for inputs, _ in rows])
+    targets = torch.tensor([following + [IGNORE] * (T - len(following)) for _, following in rows])
+    return tokens, targets
