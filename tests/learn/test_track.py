@@ -112,10 +112,19 @@ def test_plain_lines_without_control_characters(tmp_path, clockwork, capsys):
     run(tmp_path, range(1, 12), clockwork, every=5)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "pretrain  step 1/100  loss 1.000  lr 3.0e-04"
-    assert lines[1] == "pretrain  step 6/100  loss 0.167  lr 3.0e-04  500 tokens/s  3:08 left"
+    assert lines[1] == "pretrain  step 6/100  loss 0.167  500 tokens/s  3:08 left  lr 3.0e-04"
     assert lines[-1] == "pretrain: 0:22, 500 tokens/s on average"
     assert len(lines) == 4
     assert all(line.isprintable() for line in lines)
+
+
+def test_what_is_measured_seldom_stays_in_view(tmp_path, capsys):
+    with Track(tmp_path, None, "rl", tensorboard=False, every=1) as kept:
+        kept.log(1, {"reward/mean": 0.25, "kl/sequence": 1.5})
+        kept.log(2, {"loss": math.nan, "mfu": 0.5})
+    assert "step 2  loss nan  reward 0.250  kl 1.500  mfu 50.0%" in capsys.readouterr().out
+    assert read_metrics(tmp_path)[1]["loss"] is None
+    assert "reward/mean" not in read_metrics(tmp_path)[1]
 
 
 def test_one_line_on_a_terminal_and_a_table_of_samples(tmp_path, clockwork, capsys, monkeypatch):

@@ -21,9 +21,8 @@ SHOWN = {
     "reward/mean": "reward",
     "kl/sequence": "kl",
     "accuracy": "accuracy",
-    "lr": "lr",
-    "policy/lr": "lr",
 }
+RATES = {"lr": "lr", "policy/lr": "lr"}  # last: they are what a narrow terminal may lose
 
 # Dense peak of one chip in floating-point operations a second (vendors' data sheets, without sparsity).
 PEAKS: dict[str, dict[str, float]] = {
@@ -113,6 +112,7 @@ class Track:
         self.started = time.monotonic()
         self.resumed_step: int | None = None
         self.calls = 0
+        self.latest: dict[str, float | None] = {}
         self.file: IO[str] | None = None
         self.events: Any = None
         self.screen: Any = None  # rich's progress line, on a terminal
@@ -213,27 +213,31 @@ class Track:
     # ── console
 
     def show(self, step: int, row: Mapping[str, float | None]) -> None:
+        self.latest |= row  # what is measured now and then, such as the validation loss, stays in view
         if sys.stdout.isatty():
-            self.advance(step, "  ".join(self.facts(step, row)))
+            self.advance(step, "  ".join(self.facts(step)))
         elif self.calls % self.every == 0 or step == self.total_steps:
-            print("  ".join([self.name, *self.facts(step, row)]), flush=True)
+            print("  ".join([self.name, *self.facts(step)]), flush=True)
 
-    def facts(self, step: int, row: Mapping[str, float | None]) -> Iterator[str]:
+    def facts(self, step: int) -> Iterator[str]:
         yield f"step {step}" + (f"/{self.total_steps}" if self.total_steps else "")
-        for name, label in SHOWN.items():
-            if name in row:
-                yield f"{label} {number(row[name])}"
-        if row.get("tokens_per_second"):
-            yield f"{short(row['tokens_per_second'] or 0)} tokens/s"
-        if "mfu" in row:
-            yield f"mfu {'N/A' if row['mfu'] is None else format(row['mfu'], '.1%')}"
+        yield from self.named(SHOWN)
+        if self.latest.get("tokens_per_second"):
+            yield f"{short(self.latest['tokens_per_second'] or 0)} tokens/s"
         speed = self.rate.steps_per_second()
         if self.total_steps and speed:
             yield f"{clock((self.total_steps - step) / speed)} left"
+        if "mfu" in self.latest:
+            share = self.latest["mfu"]
+            yield f"mfu {'N/A' if share is None else format(share, '.1%')}"
+        yield from self.named(RATES)
+
+    def named(self, labels: Mapping[str, str]) -> Iterator[str]:
+        return (f"{label} {number(self.latest[name])}" for name, label in labels.items() if name in self.latest)
 
     def advance(self, step: int, facts: str) -> None:
         if self.screen is None:
-            self.screen = progress_line()
+            self.screen = progress_line(len(self.name))
             self.screen.add_task(self.name, total=self.total_steps, facts="")
             self.screen.start()
             atexit.register(self.screen.stop)  # a terminal must get its cursor back, whatever ends the run
@@ -269,13 +273,14 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
             yield json.loads(line)
 
 
-def progress_line() -> Any:
+def progress_line(width: int) -> Any:
     """One line that redraws in place. It has no thread of its own: on two cores that would be noticed."""
     from rich.progress import BarColumn, Progress, TextColumn
     from rich.table import Column
 
     text = TextColumn("{task.fields[facts]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis"))
-    return Progress(TextColumn("{task.description}", markup=False), BarColumn(bar_width=16), text, auto_refresh=False)
+    name = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, min_width=width))
+    return Progress(name, BarColumn(bar_width=16), text, auto_refresh=False)
 
 
 def show_table(console: Any, title: str, rows: Sequence[Mapping[str, str]]) -> None:
@@ -284,7 +289,8 @@ def show_table(console: Any, title: str, rows: Sequence[Mapping[str, str]]) -> N
 
     table = Table(title=title, title_justify="left", expand=True)
     for name in rows[0]:
-        table.add_column(name, no_wrap=True, overflow="ellipsis", ratio=1)
+        longest = max(len(row.get(name, "")) for row in rows)
+        table.add_column(name, no_wrap=True, overflow="ellipsis", ratio=1 if longest < 40 else 3)
     for row in rows:
         table.add_row(*(Text(printable(row.get(name, ""))) for name in rows[0]))
     console.print(table)
