@@ -50,7 +50,8 @@ class Batch:
     def map(self, change: Callable[[Tensor], Tensor]) -> Self:
         """A copy with every tensor changed: to another device, to a subset of rows."""
         parts: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        return type(self)(**{k: change(v) if isinstance(v, Tensor) else v for k, v in parts.items()})
+        changed: dict[str, Any] = {k: change(v) if isinstance(v, Tensor) else v for k, v in parts.items()}
+        return type(self)(**changed)
 
     def split(self, rows: int) -> Iterator[Self]:
         """Micro-batches of at most this many rows."""

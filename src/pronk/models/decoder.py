@@ -51,11 +51,17 @@ class Decoder(nn.Module):
         self.reset()
 
     def reset(self) -> None:
-        """Normal weights of deviation 0.02; matrices that write into the stream shrink by sqrt(2 layers) (GPT-2)."""
+        """Normal weights: variance 1/D for the embedding, so that a tied head begins with logits of variance 1, and
+        1/(2 fan_in) for matrices; those that write into the stream shrink by sqrt(2 layers) (GPT-2).
+
+        At width 128 this reaches the loss of a deviation of 0.02 in two thirds of the steps (LOG.md).
+        """
         for name, parameter in self.named_parameters():
             if parameter.dim() == 2:
+                inside = "blocks." in name
                 writes = name.endswith(("attention.o.weight", "feedforward.down.weight"))
-                nn.init.normal_(parameter, std=0.02 / (2 * self.config.layers) ** 0.5 if writes else 0.02)
+                shrink = 2 * self.config.layers if writes else 1
+                nn.init.normal_(parameter, std=((0.5 if inside else 1.0) / parameter.shape[1] / shrink) ** 0.5)
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
         self.rotary.reset()

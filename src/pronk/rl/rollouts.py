@@ -129,7 +129,7 @@ class RolloutSource:
 
     def score(self, samples: list[Sample]) -> tuple[Rollouts, dict[str, float]]:
         """Rewards, log-probabilities, values and advantages of a round, and its statistics."""
-        tokens, targets = pad_rollouts([s.prompt_ids for s in samples], [s.ids for s in samples])
+        tokens, targets = pad_rollouts([s.prompt_ids for s in samples], [s.ids for s in samples], pad=0)
         batch = Batch(tokens, targets).map(lambda x: x.to(self.device))
         mask = (batch.targets != IGNORE).float()
         zeros = torch.zeros_like(mask)
