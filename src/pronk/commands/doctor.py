@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+BARE = ()
 GIB = 2**30
 
 
@@ -159,7 +160,7 @@ def show(facts: dict[str, Any], warnings: list[str]) -> None:
     console = Console()
     console.print(table)
     for warning in warnings:
-        console.print(f"! {warning}", style="yellow", markup=False, highlight=False)
+        console.print(f"! {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     if not warnings:
         console.print("all well; type: pronk demo", style="green")
 
