@@ -90,7 +90,7 @@ def test_muon_moves_the_matrices_of_blocks_and_adam_the_rest():
 
 
 def test_first_adam_step_is_the_closed_form():
-    """Step 1 after bias correction: w (1 - lr decay) - lr g / (|g| + eps), eps as torch places it; vectors do not decay."""
+    """Step 1 after bias correction: w (1 - lr decay) - lr g / (|g| + eps) (eps as torch places it)."""
     config = OptimConfig(lr=0.01, warmup=0, schedule="constant", eps=1e-2, weight_decay=0.5, clip=0.0)
     module, batch = model(), text()
     count = (batch.targets != IGNORE).sum()

@@ -105,6 +105,7 @@ class RolloutSource:
     def tell(self, metrics: dict[str, float]) -> None:
         """Hear of the step that was just taken: an early stop ends the round."""
         self.stopped = metrics.get("stopped", 0.0) > 0
+        self.border = self.border or self.stopped
 
     def state(self) -> dict[str, Any]:
         assert self.border, "rollouts are saved between rounds only"
