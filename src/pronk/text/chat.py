@@ -48,7 +48,7 @@ def render(tokenizer: Tokenizer, messages: Sequence[Said], add_generation_prompt
         return _compiled(tokenizer.template).render(
             messages=said, add_generation_prompt=add_generation_prompt, tools=None, documents=None, **tokenizer.named
         )
-    except (jinja2.TemplateError, TypeError, ValueError) as error:
+    except Exception as error:  # a template is untrusted code: it can fail in any way
         roles = ", ".join(message.role for message in messages)
         raise UserError(f"the chat template refuses a conversation of roles [{roles}]: {error}") from None
 
@@ -85,7 +85,8 @@ def encode_chat(
 
 def end_of_turn(tokenizer: Tokenizer) -> int:
     """The id that ends the assistant's turn under this template: generation stops there."""
-    return encode_chat(tokenizer, [_Turn("user", "a"), _Turn("assistant", "b")])[0][-1]
+    ids, mask = encode_chat(tokenizer, [_Turn("user", "a"), _Turn("assistant", "b")])
+    return [i for i, learned in zip(ids, mask) if learned][-1]
 
 
 class _Turn(NamedTuple):
