@@ -152,7 +152,7 @@ def test_files_that_cannot_be_read(tmp_path):
 
 def test_stray_words_and_missing_options():
     assert mistake("train").startswith("'train': not expected here")
-    assert mistake(config=Needs) == "needs --data (pronk CMD --help lists all options)"
+    assert mistake(config=Needs) == "needs --data (pronk --help lists all options)"
     assert parse(Needs, ["--data", "x"]).data == "x"
 
 

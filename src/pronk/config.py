@@ -58,7 +58,7 @@ def parse(
     chosen = latest([*rows, *written.values()])
     missing = [flag(name) for name in required(config_class) if name not in chosen]
     if missing:
-        raise UserError(f"needs {' and '.join(missing)} (pronk CMD --help lists all options)")
+        raise UserError(f"needs {' and '.join(missing)} ({prog} --help lists all options)")
     return build(config_class, chosen, known, prog)
 
 
