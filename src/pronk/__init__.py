@@ -1,4 +1,4 @@
-"""pronk raises a small language model from scratch and aligns it with human feedback; a few names, found on first use."""
+"""pronk raises a small language model from scratch and aligns it with human feedback; names come on first use."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -28,6 +28,8 @@ class Loader:
     Raises UserError if the shards cannot fill one row, were made with different tokenizers, or weights do not fit.
     """
 
+    border = True  # it may be saved after any batch
+
     def __init__(
         self,
         shards: Shards | Sequence[Shards],

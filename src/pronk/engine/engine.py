@@ -19,7 +19,7 @@ from pronk.models.build import Model
 from pronk.models.heads import ActorCritic
 from pronk.models.logps import IGNORE, logps
 
-LENGTHS = 64  # a room's length is rounded up to this, so that the next run finds it long enough
+LENGTHS = 16  # a room's length is rounded up to this, so that the next run finds it long enough
 PLAIN = Sampling()
 SCORED = 8192  # tokens in one forward of score, padding included
 
@@ -46,6 +46,8 @@ class Engine:
             self._own(dtype)
         self.decode, self.slots, self.graphs = decode, slots, graphs
         self.context = min(context or self.model.config.context, self.model.config.context)
+        if graphs and not self.model.embed.weight.is_cuda:
+            raise UserError("graphs need a model on a CUDA device")
         self._room: Room | None = None
 
     def generate(
@@ -190,7 +192,7 @@ class Engine:
         """A room large enough; the last one again where it is free and large enough."""
         slots = max(1, min(self.slots, len(requests)))
         most = max((request.last for request in requests), default=0)
-        length = min(-(-(most + 1) // LENGTHS) * LENGTHS, self.context)
+        length = self.context if self.graphs else min(-(-(most + 1) // LENGTHS) * LENGTHS, self.context)
         stops = max((len(request.sampling.stop) for request in requests), default=0)
         room, self._room = self._room, None
         if room is not None:
@@ -214,7 +216,7 @@ class Engine:
         weight = self.model.embed.weight
         rows = Rows(slots, length, self.model.config.vocab, stops, weight.device)
         state = self.model.new_state(slots + 1, length)
-        return (GraphRoom if self.graphs and weight.is_cuda else Room)(self.model, state, rows)
+        return (GraphRoom if self.graphs else Room)(self.model, state, rows)
 
 
 @contextmanager

@@ -1,6 +1,9 @@
 """One token for every live row: model, rules, draw, bookkeeping; on tensors that stay, so a CUDA graph can hold it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 
@@ -8,6 +11,8 @@ from pronk.engine.rows import BLOCK, NOWHERE, Rows
 from pronk.engine.sampler import Use, distribution, sample
 from pronk.models.build import Model
 from pronk.models.state import State
+
+EVERYTHING = Use(top_k=True, top_p=True, min_p=True, penalty=True)
 
 
 @torch.no_grad()
@@ -56,7 +61,7 @@ class GraphRoom(Room):
     Weights may change in place between replays; tensors may not be replaced.
     """
 
-    graphs: dict[tuple[int, int, bool], torch.cuda.CUDAGraph] = field(default_factory=dict)
+    graphs: dict[tuple[int, int, bool], "Replay"] = field(default_factory=dict)
 
     def decode(self, live: int, span: int, use: Use) -> None:
         rows = min(_bucket(live, 1), self.rows.slots)
@@ -68,24 +73,39 @@ class GraphRoom(Room):
             self.graphs[key] = self.capture(*key)
         self.graphs[key].replay()
 
-    def capture(self, live: int, span: int, filtered: bool) -> torch.cuda.CUDAGraph:
-        """Record a step. All rows stand at NOWHERE meanwhile, so the warm-up changes nothing that is read later."""
-        use = Use(top_k=True, top_p=True, min_p=True, penalty=True) if filtered else Use()
-        places, seen = self.rows.positions.clone(), None if self.rows.seen is None else self.rows.seen.clone()
-        self.rows.positions.fill_(NOWHERE)
-        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(3):
+    def capture(self, live: int, span: int, filtered: bool) -> "Replay":
+        """Record a step of this many rows."""
+        use = EVERYTHING if filtered else Use()
+        pool = next((graph.pool() for graph in self.graphs.values()), None)
+        with self.idle():
+            side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):  # libraries pick their kernels and make their workspaces
+                for _ in range(3):
+                    decode(self.model, self.state, self.rows, live, span, use)
+            torch.cuda.current_stream().wait_stream(side)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=pool):
                 decode(self.model, self.state, self.rows, live, span, use)
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=next(iter(self.graphs.values())).pool() if self.graphs else None):
-            decode(self.model, self.state, self.rows, live, span, use)
-        self.rows.positions.copy_(places)
-        if self.rows.seen is not None and seen is not None:
-            self.rows.seen.copy_(seen)
         return graph
+
+    @contextmanager
+    def idle(self) -> Iterator[None]:
+        """Steps in here change nothing that is read after it: every row stands at NOWHERE meanwhile."""
+        rows = self.rows
+        places, seen = rows.positions.clone(), None if rows.seen is None else rows.seen.clone()
+        rows.positions.fill_(NOWHERE)
+        yield
+        rows.positions.copy_(places)
+        if rows.seen is not None and seen is not None:
+            rows.seen.copy_(seen)
+
+
+class Replay(Protocol):
+    """What a graph room keeps of a captured step: a torch.cuda.CUDAGraph."""
+
+    def replay(self) -> None: ...
+    def pool(self) -> Any: ...
 
 
 def _bucket(number: int, least: int) -> int:

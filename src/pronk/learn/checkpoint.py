@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pronk.errors import UserError
 
-MANIFEST = "MANIFEST.json"
+TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "MANIFEST.json"
 
 
 def save(folder: Path, step: int, tensors: dict[str, Tensor], plain: dict[str, Any], keep: int = 2) -> Path:
@@ -25,10 +25,13 @@ def save(folder: Path, step: int, tensors: dict[str, Tensor], plain: dict[str, A
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary / "tensors.safetensors")
-        (temporary / "state.json").write_text(json.dumps(plain))
+        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary / TENSORS)
+        (temporary / STATE).write_text(json.dumps(plain))
         files = {p.name: {"bytes": p.stat().st_size, "sha256": _digest(p)} for p in sorted(temporary.iterdir())}
         (temporary / MANIFEST).write_text(json.dumps({"step": step, "files": files}, indent=1))
+        if _holds(final, (temporary / MANIFEST).read_text()):
+            shutil.rmtree(temporary)
+            return final  # the same was saved before (SIGTERM right after a save): to replace it would risk it
         for path in [*temporary.iterdir(), temporary]:
             _sync(path)
         shutil.rmtree(final, ignore_errors=True)
@@ -53,11 +56,12 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read one checkpoint, every byte verified; UserError names the file that is damaged."""
     try:
         manifest = json.loads((path / MANIFEST).read_text())
-        for name, facts in manifest["files"].items():
+        for name in (TENSORS, STATE):
+            facts = manifest["files"][name]
             if (path / name).stat().st_size != facts["bytes"] or _digest(path / name) != facts["sha256"]:
                 raise UserError(f"{path / name}: damaged (its bytes are not those that were written)")
-        return load_file(path / "tensors.safetensors"), json.loads((path / "state.json").read_text())
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return load_file(path / TENSORS), json.loads((path / STATE).read_text())
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{path}: not a whole checkpoint ({error})") from error
@@ -107,6 +111,15 @@ def check_same(saved: dict[str, Any], now: dict[str, Any], where: Path) -> None:
             f"{where}: was made with other settings ({shown}). Give --out another folder for a new run, "
             "or --train.resume force to go on with the new settings"
         )
+
+
+def _holds(path: Path, manifest: str) -> bool:
+    """Whether this very checkpoint is there already, undamaged."""
+    try:
+        load(path)
+        return (path / MANIFEST).read_text() == manifest
+    except UserError:
+        return False
 
 
 def _digest(path: Path) -> str:

@@ -9,10 +9,7 @@ from pronk.learn.learner import Learner, Loss
 class Source(Protocol):
     """Where batches come from: a loader over shards, or rollouts sampled from the present weights."""
 
-    @property
-    def border(self) -> bool:
-        """Whether the source can be saved and taken up right here."""
-        ...
+    border: bool  # whether the source can be saved and taken up right here
 
     def __iter__(self) -> Iterator[Any]: ...
     def tell(self, metrics: dict[str, float]) -> None: ...

@@ -11,8 +11,10 @@ FAMILIES: dict[str, type[Decoder] | type[Recurrent]] = {"decoder": Decoder, "lst
 Model = Decoder | Recurrent
 
 
-def build(config: ModelConfig, device: torch.device | str = "cpu") -> Model:
-    """A model with fresh random weights (torch's global generator), parameters in float32."""
+def build(config: ModelConfig, device: torch.device | str = "cpu", seed: int | None = None) -> Model:
+    """A model with fresh random weights, parameters in float32; seed None = torch's global generator as it stands."""
+    if seed is not None:
+        torch.manual_seed(seed)
     if config.vocab <= 0:
         raise ValueError("model.vocab must be set: it is the tokenizer's size")
     with torch.device(device):

@@ -1,0 +1,47 @@
+"""`pronk sft --model FOLDER --data FILES`: teaches a pretrained model to answer, from conversations."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pronk.commands.training import check_length, show_plan, train_on_shards
+from pronk.config import save
+from pronk.data.sources import ReadConfig, open_sources
+from pronk.errors import UserError
+from pronk.folders.huggingface import load
+from pronk.learn.build import TrainConfig, pick_device
+from pronk.learn.optim import OptimConfig
+from pronk.parallel.mesh import ranks
+
+
+@dataclass(frozen=True)
+class Config:
+    """Teaches a model to answer: only the assistant's words are learned."""
+
+    model: str
+    """model folder to start from"""
+    data: tuple[str, ...] = ()
+    """conversations: messages, ShareGPT, Alpaca, prompt and completion, question and answer"""
+    out: str = "out/sft"
+    """folder for the run; the model goes to its model/"""
+    sample: str = ""
+    """what samples answer"""
+    dry_run: bool = False
+    """show what would be done, and stop"""
+    read: ReadConfig = field(default_factory=ReadConfig)
+    optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=1e-3, weight_decay=0.0))
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+def run(config: Config) -> None:
+    device = pick_device(config.train.device)
+    model, tokenizer = load(config.model, device)
+    check_length(config.train.length, model.config)
+    if config.dry_run:
+        return show_plan(config, model, config.train, device)
+    if not config.data:
+        raise UserError("there is nothing to learn from: name conversations with --data")
+    with ranks(device.type) as mesh:
+        out = Path(config.out)
+        train, validation = open_sources(config.data, out / "data", tokenizer, "conversations", config.read)
+        save(config, out, "sft")
+        train_on_shards(config, "sft", model, tokenizer, train, validation, "conversations", mesh)

@@ -1,0 +1,185 @@
+"""What pretrain and sft share: the loader, the run, evaluation, samples, and the model folder at the end."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from torch.distributed.device_mesh import DeviceMesh
+
+from pronk.data.encode import encode_prompt
+from pronk.data.loader import Loader, evaluation
+from pronk.data.records import Message
+from pronk.data.shards import Shards
+from pronk.data.sources import ReadConfig, fill
+from pronk.engine.engine import Engine
+from pronk.engine.sequence import Sampling
+from pronk.errors import UserError
+from pronk.evals.likelihood import mean_loss
+from pronk.folders.huggingface import save
+from pronk.learn.build import TrainConfig, flops_per_token, make_learner, peak, pick_precision, plan
+from pronk.learn.fit import Every
+from pronk.learn.learner import Learner
+from pronk.learn.losses import cross_entropy
+from pronk.learn.optim import OptimConfig
+from pronk.learn.run import Run, flat
+from pronk.learn.track import Track
+from pronk.models.build import Model
+from pronk.models.config import ModelConfig
+from pronk.text.tokenizer import Tokenizer
+
+FREE = (  # may change when a run goes on
+    *("out", "dry_run", "sample", "train.resume", "train.keep", "train.log_every", "train.save_every"),
+    *("train.eval_every", "train.batch", "train.micro_batch", "train.device", "train.compile"),
+)
+
+
+class Settings(Protocol):
+    """What pretrain's and sft's configs have in common."""
+
+    @property
+    def out(self) -> str: ...
+    @property
+    def sample(self) -> str: ...
+    @property
+    def read(self) -> ReadConfig: ...
+    @property
+    def optim(self) -> OptimConfig: ...
+    @property
+    def train(self) -> TrainConfig: ...
+
+
+def train_on_shards(
+    config: Settings,
+    name: str,
+    model: Model,
+    tokenizer: Tokenizer,
+    train: Sequence[Shards],
+    validation: Sequence[Shards],
+    kind: Literal["documents", "conversations"],
+    mesh: DeviceMesh | None,
+) -> float:
+    """Train, evaluate, sample and save to out/model; returns the last validation loss, nats per token."""
+    settings, out = config.train, Path(config.out)
+    rank, world = (mesh.get_rank(), mesh.size()) if mesh is not None else (0, 1)
+    if settings.batch % world:
+        raise UserError(f"--train.batch {settings.batch} must be a multiple of the {world} ranks")
+    if config.read.order == "packed" and not model.packs:
+        raise UserError("this model reads one text a row: set --read.order windows")
+    learner = make_learner(model, config.optim, settings, mesh)
+    loader = Loader(
+        train,
+        settings.length,
+        settings.batch // world,
+        settings.seed,
+        config.read.order,
+        fill(kind),
+        config.read.weights or None,
+        rank=rank,
+        world=world,
+    )
+    with Run(out, name, settings, flat(config, FREE), mesh) as run:
+        facts = flops_per_token(model, model.config, settings.length)
+        track = run.track(flops_per_token=facts, peak=peak(learner.device, learner.precision, world))
+        watch = _Watch(config, learner, tokenizer, validation, kind, track)
+        every = [Every(settings.eval_every, watch.look)] if settings.eval_every else []
+        with track:
+            whole = run.fit(learner, loader, cross_entropy, track, settings.batch * settings.length, every)
+            loss = watch.loss(learner.steps) if whole else float("nan")
+        if whole and run.main:
+            save(out / "model", model, tokenizer, generation={"temperature": 0.7})
+            _say_end(name, loader, loss, out)
+    return loss
+
+
+class _Watch:
+    """Looks at the model now and then: validation loss of each source, and a sample."""
+
+    def __init__(
+        self,
+        config: Settings,
+        learner: Learner,
+        tokenizer: Tokenizer,
+        validation: Sequence[Shards],
+        kind: Literal["documents", "conversations"],
+        track: Track,
+    ) -> None:
+        self.config, self.learner, self.tokenizer = config, learner, tokenizer
+        self.validation, self.kind, self.track = validation, kind, track
+        self.last: tuple[int, float] = (-1, float("nan"))
+
+    def look(self, step: int, metrics: dict[str, float]) -> None:
+        """Log val_loss: the sources' mean, weighted as one corpus."""
+        self.loss(step)
+
+    def loss(self, step: int) -> float:
+        if self.last[0] != step:
+            self.last = step, self._evaluate(step)
+        return self.last[1]
+
+    def _evaluate(self, step: int) -> float:
+        train, read = self.config.train, self.config.read
+        found: dict[str, float] = {}
+        sizes: list[tuple[float, int]] = []
+        for shards in self.validation:
+            batches = evaluation(shards, train.length, train.batch, None, read.order, fill(self.kind))
+            loss = mean_loss(self.learner.model, batches, self.learner.compute)
+            sizes.append((loss, len(shards.tokens)))
+            if len(self.validation) > 1:
+                found[f"val_loss/{shards.name}"] = loss
+        total = sum(size for _, size in sizes)
+        found["val_loss"] = sum(loss * size for loss, size in sizes) / total if total else float("nan")
+        self.track.log(step, found)
+        if self.learner.ranks is None:
+            self.track.sample(step, [self._sample()])
+        return found["val_loss"]
+
+    def _sample(self) -> dict[str, str]:
+        tokenizer, begin = self.tokenizer, self.config.sample
+        ids = [tokenizer.bos, *tokenizer.encode(begin)]
+        if self.kind == "conversations":
+            ids = encode_prompt(tokenizer, [Message("user", begin or "Hello.")])
+        engine = Engine(self.learner.model, tokenizer.decode)
+        longest = min(200, engine.context - len(ids))
+        (answer,) = engine.generate([ids], Sampling(longest, 0.7, stop=(tokenizer.eos,), seed=0))
+        return {"prompt": begin, "text": answer.text or ""}
+
+
+def check_length(length: int, model: ModelConfig) -> None:
+    if length > model.context:
+        raise UserError(
+            f"--train.length {length} is longer than the model's context of {model.context}: "
+            f"set --train.length {model.context}, or --model.context {length} for a new model"
+        )
+
+
+def show_plan(config: Any, model: Model, train: TrainConfig, device: torch.device, copies: int = 0) -> None:
+    """What a run would take, beside its resolved settings; time from a measured matrix product."""
+    from pronk.config import to_toml
+
+    facts = plan(model, train, pick_precision(train.precision, device), copies)
+    work = flops_per_token(model, model.config, train.length) or 6.0 * sum(p.numel() for p in model.parameters())
+    seconds = work * train.steps * train.batch * train.length / (_roof(device) / 3)
+    facts["time"] = f"about {seconds / 60:,.1f} minutes, if a third of this machine's matrix speed is reached"
+    print(to_toml(config))
+    print("\n".join(f"{name:11} {value}" for name, value in facts.items()))
+
+
+def _roof(device: torch.device) -> float:
+    """Matrix products of this device, FLOP/s, over a fifth of a second."""
+    size = 4096 if device.type == "cuda" else 512
+    x = torch.randn(size, size, device=device, dtype=torch.bfloat16 if device.type == "cuda" else torch.float32)
+    float((x @ x)[0, 0])
+    rounds, started = 0, time.perf_counter()
+    while time.perf_counter() - started < 0.2:
+        float((x @ x)[0, 0])
+        rounds += 1
+    return rounds * 2 * size**3 / (time.perf_counter() - started)
+
+
+def _say_end(name: str, loader: Loader, loss: float, out: Path) -> None:
+    cut = f"; {loader.truncated} conversations lost their end (--train.length)" if loader.truncated else ""
+    print(
+        f"{name}: validation loss {loss:.4f} nats per token{cut}\n{name}: the model is in {out / 'model'}", flush=True
+    )
