@@ -1,0 +1,100 @@
+"""Tokens a second of Engine.generate on the CPU beside transformers' generate: a 0.94M Llama, same weights, one call.
+
+Usage: OMP_WAIT_POLICY=PASSIVE python bench/generate_cpu.py [threads, default 2] [repeats, default 5]
+Prompts of 16 random ids, 64 new tokens, temperature 1, no filters; ids in, ids out, warm; the fastest of the repeats,
+taken in turns so that a busy neighbour slows both.
+"""
+
+import sys
+import time
+
+import torch
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+
+from pronk.engine.engine import Engine
+from pronk.engine.sequence import Sampling
+from pronk.models.build import build, count
+from pronk.models.config import ModelConfig
+
+PROMPT, NEW = 16, 64
+
+
+def twin(model):
+    """transformers' Llama of the same shape and weights."""
+    c = model.config
+    theirs = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=c.vocab,
+            hidden_size=c.width,
+            intermediate_size=c.inner,
+            num_hidden_layers=c.layers,
+            num_attention_heads=c.heads,
+            num_key_value_heads=c.key_heads,
+            max_position_embeddings=c.context,
+            rms_norm_eps=c.norm_eps,
+            rope_parameters={"rope_type": "default", "rope_theta": c.rope_theta},
+            tie_word_embeddings=c.tied,
+        )
+    ).eval()
+    with torch.no_grad():
+        theirs.model.embed_tokens.weight.copy_(model.embed.weight)
+        theirs.model.norm.weight.copy_(model.norm.weight)
+        for ours, layer in zip(model.blocks, theirs.model.layers):
+            layer.input_layernorm.weight.copy_(ours.attention_norm.weight)
+            layer.post_attention_layernorm.weight.copy_(ours.feedforward_norm.weight)
+            for name in "qkvo":
+                getattr(layer.self_attn, f"{name}_proj").weight.copy_(getattr(ours.attention, name).weight)
+            for name in ("gate", "up", "down"):
+                getattr(layer.mlp, f"{name}_proj").weight.copy_(getattr(ours.feedforward, name).weight)
+    return theirs
+
+
+def check(model, theirs):
+    """Greedy answers agree: the two run the same model."""
+    ids = torch.randint(model.config.vocab, (2, PROMPT))
+    plain = GenerationConfig(max_new_tokens=8, do_sample=False, pad_token_id=0, eos_token_id=None)
+    wanted = theirs.generate(ids, attention_mask=torch.ones_like(ids), generation_config=plain)[:, PROMPT:].tolist()
+    found = [done.ids for done in Engine(model).generate(ids.tolist(), Sampling(8, temperature=0.0))]
+    assert found == wanted, (found, wanted)
+
+
+def seconds(call):
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def main(threads=2, repeats=5):
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    model = build(ModelConfig(vocab=1024, width=128, layers=4, heads=4, context=256)).eval()
+    theirs, engine = twin(model), Engine(model)
+    check(model, theirs)
+    print(f"{count(model):,} parameters, prompt {PROMPT} + {NEW} new, {threads} threads, torch {torch.__version__}")
+    how = GenerationConfig(
+        max_new_tokens=NEW,
+        min_new_tokens=NEW,
+        do_sample=True,
+        temperature=1.0,
+        top_k=0,
+        pad_token_id=0,
+        eos_token_id=None,
+    )
+    for rows in (64, 1):
+        ids = torch.randint(model.config.vocab, (rows, PROMPT))
+        prompts, mask = ids.tolist(), torch.ones_like(ids)
+        calls = {
+            "pronk": lambda prompts=prompts: engine.generate(prompts, Sampling(NEW)),
+            "transformers": lambda ids=ids, mask=mask: theirs.generate(ids, attention_mask=mask, generation_config=how),
+        }
+        taken = {name: [] for name in calls}
+        for _ in range(repeats + 1):
+            for name, call in calls.items():
+                taken[name].append(seconds(call))
+        speed = {name: rows * NEW / min(times[1:]) for name, times in taken.items()}
+        each = ", ".join(f"{name} {value:,.0f} tokens/s" for name, value in speed.items())
+        print(f"batch {rows}: {each}, ratio {speed['pronk'] / speed['transformers']:.2f}")
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))
