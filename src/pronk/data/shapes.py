@@ -65,6 +65,8 @@ def _pair(row: Any) -> tuple[Messages, str, str]:
     chosen, rejected = _get(row, "chosen"), _get(row, "rejected")
     if "prompt" in row:
         prompt = _asked(row["prompt"])
+        if isinstance(row["prompt"], str) and HUMAN.match(row["prompt"]):  # the answers of a transcript start with " "
+            chosen, rejected = (x.strip() if isinstance(x, str) else x for x in (chosen, rejected))
         return prompt, _answer(chosen, prompt), _answer(rejected, prompt)
     if isinstance(chosen, str) and isinstance(rejected, str):
         if HUMAN.match(chosen):
@@ -105,7 +107,7 @@ def _asked(value: Any) -> Messages:
 def _answer(value: Any, prompt: Messages = ()) -> str:
     """What the assistant says: a text, or messages of which the last is its (the prompt before it may be repeated)."""
     if isinstance(value, str):
-        return value.strip() if prompt and HUMAN.match(value) else value
+        return value
     said = value if isinstance(value, tuple) else _messages(value)
     said = said[len(prompt) :] if prompt and said[: len(prompt)] == prompt else said
     if len(said) != 1 or said[0].role != "assistant":
@@ -126,7 +128,7 @@ def _strength(row: Mapping[str, Any]) -> int:
 
 def _messages(value: Any) -> Messages:
     if isinstance(value, str) or not isinstance(value, Sequence) or not value:
-        raise Unusable("the messages must be a list with something in it")
+        raise Unusable(f"the messages must be a list with something in it, not {type(value).__name__}")
     return tuple(_message(one) for one in value)
 
 
@@ -134,7 +136,7 @@ def _message(value: Any) -> Message:
     if not isinstance(value, Mapping):
         raise Unusable("a message must be an object with role and content")
     role = _get(value, "from" if "from" in value else "role")
-    if role not in ROLES:
+    if not isinstance(role, str) or role not in ROLES:
         raise Unusable(f"unknown role {str(role)[:20]!r} (known: {', '.join(ROLES)})")
     content = _get(value, "value" if "value" in value else "content")
     if isinstance(content, list):  # OpenAI's parts
