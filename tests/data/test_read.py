@@ -1,7 +1,9 @@
 """Readers: every input format and every shape of row gives the records it should; bad input is test_bad_input.py's."""
 
 import gzip
+import json
 import sys
+import tracemalloc
 import types
 
 import pyarrow
@@ -73,6 +75,25 @@ def test_reading_streams(tmp_path):
     """The first record comes before the rest is looked at."""
     path = lines(tmp_path / "a.jsonl", {"text": "One"}, "broken")
     assert next(documents(path, strict=True)) == Document("One")
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.txt"])
+def test_reading_holds_no_whole_file(tmp_path, name):
+    line = json.dumps({"text": "frog " * 200})
+    (tmp_path / name).write_text((line + "\n") * 20_000)  # 20 MB
+    tracemalloc.start()
+    try:
+        count = sum(1 for _ in documents(tmp_path / name, separator="\n" if name == "a.txt" else None))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert count == 20_000
+    assert peak < 6_000_000
+
+
+def test_the_last_ending_counts(tmp_path):
+    (tmp_path / "notes.jsonl.txt").write_text("One")
+    assert texts(tmp_path) == ["One"]
 
 
 def test_a_data_set_id_reads_like_a_path(monkeypatch):

@@ -1,9 +1,13 @@
 """Chats: what is learned is exactly the assistant's, whatever the template, and content cannot pose as the template."""
 
+import json
+
 import pytest
+from tokenizers import Tokenizer as Inner
+from tokenizers import decoders, models, normalizers
 
 from pronk.errors import UserError
-from pronk.text import chat
+from pronk.text import bpe, chat
 from pronk.text.tokenizer import Tokenizer
 
 from .make import HARD, KINDS, SCRIPTS, Turn, trained, turns
@@ -26,7 +30,8 @@ LLAMA2 = (  # no generation prompt of its own, a space before the answer
 ZEPHYR = (
     "{% for m in messages %}{% if m.role == 'assistant' %}<|start_header_id|>assistant\n"
     "{% generation %}{{ m.content + eos_token }}{% endgeneration %}\n"
-    "{% else %}<|start_header_id|>user\n{{ m.content }}\n{% endif %}{% endfor %}{% if add_generation_prompt %}<|start_header_id|>assistant\n{% endif %}"
+    "{% else %}<|start_header_id|>user\n{{ m.content }}\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|start_header_id|>assistant\n{% endif %}"
 )
 PLAIN = (
     "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
@@ -138,6 +143,31 @@ def test_transformers_agrees_on_foreign_templates(tmp_path):
         assert theirs.apply_chat_template(rows, tokenize=False) == chat.render(tokenizer, messages)
         ours, _ = chat.encode_chat(tokenizer, messages, add_generation_prompt=True)
         assert theirs.apply_chat_template(rows, add_generation_prompt=True)["input_ids"] == ours
+
+
+def test_sentencepiece_like_spaces_agree_with_transformers(tmp_path):
+    """Llama 2's tokenizer puts a space before every stretch between special tokens: cutting must not add one."""
+    from transformers import AutoTokenizer
+
+    characters = ["▁", *(chr(code) for code in range(33, 127))]
+    vocabulary = {piece: i for i, piece in enumerate([*bpe.BYTES, *characters, "<s>", "</s>", "<unk>"])}
+    inner = Inner(models.BPE(vocab=vocabulary, merges=[], byte_fallback=True, fuse_unk=True, unk_token="<unk>"))
+    inner.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    spaces = decoders.Replace("▁", " ")
+    inner.decoder = decoders.Sequence([spaces, decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    inner.add_special_tokens(["<s>", "</s>", "<unk>"])
+    inner.save(str(tmp_path / "tokenizer.json"))
+    config = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "chat_template": LLAMA2}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    tokenizer = Tokenizer.load(tmp_path)
+    assert tokenizer.pad == vocabulary["<unk>"]
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    messages = turns("Hi", "Hello you!", "More", "Again\n 😀")
+    ids, mask = chat.encode_chat(tokenizer, messages)
+    assert theirs.apply_chat_template([turn._asdict() for turn in messages])["input_ids"] == ids
+    parts = "".join("x" if one else "." for one in mask).strip(".").split(".")
+    assert len([part for part in parts if part]) == 2
+    assert tokenizer.decode([i for i, one in zip(ids, mask) if one]).strip() == "Hello you!  Again\n 😀"
 
 
 def test_end_of_turn_is_what_the_template_ends_answers_with(tmp_path):

@@ -19,8 +19,15 @@ def encode_document(tokenizer: Tokenizer, document: Document) -> list[int]:
 
 
 def encode_text(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Plain ids. Very long texts go in portions that end with a line, where no token crosses."""
+    """Plain ids. Very long texts go in portions that end with a line, where no token of our own tokenizers crosses."""
     return [i for portion in portions(text, PORTION) for i in tokenizer.encode(portion)]
+
+
+def encode_texts(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    """Plain ids of each, on all processors."""
+    if any(len(text) > PORTION for text in texts):
+        return [encode_text(tokenizer, text) for text in texts]
+    return tokenizer.encode_batch(texts)
 
 
 def encode_comparison(tokenizer: Tokenizer, comparison: Comparison) -> tuple[Masked, Masked]:

@@ -103,7 +103,7 @@ def rows(paths: Paths, skipped: Skipped, separator: str | None = None) -> Iterat
             skipped.add(path, "empty file")
         elif path.endswith(".parquet"):
             yield from _parquet_rows(path)
-        elif ".jsonl" in Path(path).name[-10:]:
+        elif path.endswith((".jsonl", ".jsonl.gz", ".jsonl.zst")):
             yield from _json_rows(path, skipped)
         else:
             yield from _text_rows(path, skipped, separator)

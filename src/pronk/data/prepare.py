@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from pronk.data import read
-from pronk.data.encode import encode_document, encode_text, place_of, split_key
+from pronk.data.encode import encode_texts, place_of, split_key
 from pronk.data.files import Paths, Skipped, expand
 from pronk.data.records import Conversation, Document
 from pronk.data.shards import Item, Writer, replacing
@@ -87,14 +87,29 @@ def prepare(
 
 
 def _encoded(tokenizer: Tokenizer, placed: Iterable[Placed]) -> Iterator[tuple[Side, Item]]:
-    for side, record, cut in placed:
-        if isinstance(record, Conversation):
-            yield side, encode_chat(tokenizer, record.messages)
-        elif cut:
-            head = [tokenizer.bos] if side == "train" else []
-            yield side, (head + encode_text(tokenizer, record.text), None)
-        else:
-            yield side, (encode_document(tokenizer, record), None)
+    for group in _groups(placed):
+        texts = [record.text for _, record, _ in group if isinstance(record, Document)]
+        bodies = iter(encode_texts(tokenizer, texts))
+        for side, record, cut in group:
+            if isinstance(record, Conversation):
+                yield side, encode_chat(tokenizer, record.messages)
+            else:
+                head = [] if cut and side == "val" else [tokenizer.bos]
+                yield side, ([*head, *next(bodies), *([] if cut else [tokenizer.eos])], None)
+
+
+def _groups(placed: Iterable[Placed]) -> Iterator[list[Placed]]:
+    """Enough records at a time to keep all processors busy encoding, but no more."""
+    group: list[Placed] = []
+    size = 0
+    for one in placed:
+        group.append(one)
+        size += _characters(one[1])
+        if len(group) == 1024 or size > 1 << 20:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
 
 
 def _placer(

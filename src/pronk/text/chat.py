@@ -77,7 +77,7 @@ def encode_chat(
         for part, learned in _encode_piece(tokenizer, text, start, end, spans, guard):
             ids += part
             mask += [learned] * len(part)
-    if spans and spans[-1][1] == len(text) and ids[-1] not in tokenizer.specials.values():
+    if spans and spans[-1][1] == len(text) and not (ids and ids[-1] in tokenizer.specials.values()):
         ids.append(tokenizer.eos)
         mask.append(True)
     return ids, mask
