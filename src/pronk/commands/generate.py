@@ -29,8 +29,8 @@ class Options:
     max_tokens: int = 256
     """Longest answer, tokens."""
     temperature: float | None = None
-    """Below 1 keeps to the likely, above 1 wanders, 0 always takes the likeliest token. This and the next four: None =
-    what the folder's generation_config.json says, else 1 (off)."""
+    """Below 1 keeps to the likely, above 1 wanders, 0 always takes the likeliest token. Where this and the next four
+    are None, the folder's generation_config.json counts; where it is silent too, 1, or off."""
     top_k: int | None = None
     """Only the k likeliest tokens; 0 = all."""
     top_p: float | None = None

@@ -45,7 +45,9 @@ class Engine:
         if dtype is not None and dtype != self.model.embed.weight.dtype:
             self._own(dtype)
         self.decode, self.slots, self.graphs = decode, slots, graphs
-        self.context = min(context or self.model.config.context, self.model.config.context)
+        self.context = context or self.model.config.context
+        if self.context > self.model.config.context:
+            raise UserError(f"context {context} is beyond the model's own of {self.model.config.context}")
         if graphs and not self.model.embed.weight.is_cuda:
             raise UserError("graphs need a model on a CUDA device")
         self._room: Room | None = None

@@ -32,9 +32,11 @@ class KLConfig:
 
     def __post_init__(self) -> None:
         if self.coef < 0:
-            raise UserError(f"kl.coef is {self.coef}: give 0 (off) or a positive number")
+            raise UserError(f"--kl.coef is {self.coef}: give 0 (off) or a positive number")
         if self.adaptive and not self.coef:
-            raise UserError("kl.adaptive has nothing to move at kl.coef 0: give a positive kl.coef to start from")
+            raise UserError("--kl.adaptive has nothing to move at --kl.coef 0: give a positive number to start from")
+        if self.adaptive and self.where == "loss":
+            raise UserError("--kl.adaptive moves the penalty in the reward: set --kl.where reward")
 
 
 def estimate(gap: Tensor, estimator: Literal["k1", "k2", "k3"]) -> Tensor:

@@ -1,0 +1,175 @@
+"""`pronk rl --model FOLDER --prompts FILE --reward WORDS`: aligns a model with a reward (REINFORCE, PPO)."""
+
+import copy
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+
+from pronk.commands.training import show_plan
+from pronk.config import save
+from pronk.data.encode import encode_prompt
+from pronk.data.files import Skipped
+from pronk.data.read import prompts as read_prompts
+from pronk.data.records import Prompt, Sample
+from pronk.engine.engine import Engine
+from pronk.errors import UserError
+from pronk.folders import huggingface
+from pronk.learn.build import TrainConfig, make_learner, pick_device, pick_precision
+from pronk.learn.learner import Learner
+from pronk.learn.optim import OptimConfig
+from pronk.learn.run import Run, flat
+from pronk.learn.track import Track
+from pronk.models.build import Model, build
+from pronk.models.config import ModelConfig
+from pronk.models.heads import ActorCritic, Scorer, disable_dropout
+from pronk.models.presets import PRESETS as SIZES
+from pronk.rl.algorithms import ALGORITHMS, AlgorithmConfig
+from pronk.rl.kl import KLConfig
+from pronk.rl.rewards import named
+from pronk.rl.rollouts import RolloutConfig, RolloutSource
+from pronk.text.chat import end_of_turn
+from pronk.text.tokenizer import Tokenizer
+
+PRESETS = {"critic_model.preset": SIZES}
+FREE = ("out", "dry_run", "show", "train.resume", "train.keep", "train.log_every", "train.save_every", "train.device")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Aligns a model with a reward: it samples answers, scores them, and makes the better ones likelier."""
+
+    model: str
+    """model folder to start from; its frozen copy is the reference that KL is measured to"""
+    prompts: str
+    """file of prompts (.jsonl with prompt or messages, .txt with one a line); other keys reach the reward as meta"""
+    out: str = "out/rl"
+    """folder for the run; the model goes to its model/"""
+    reward: tuple[str, ...] = ("subject",)
+    """added up: subject, well-formed, similarity (needs [embed]), my_rewards.py:function; 0.4*name gives a weight"""
+    reward_text: str = "cat"
+    """what subject and similarity look for"""
+    algorithm: Literal["reinforce", "ppo"] = "reinforce"
+    critic: Literal["copy", "new", "shared"] = "copy"
+    """ppo: a copy of the policy, a new model of --critic-model's shape, or a head on the policy's own body"""
+    freeze: tuple[str, ...] = ()
+    """parts that are not trained, by the beginning of their names, such as embed"""
+    show: int = 3
+    """samples to note in samples.jsonl at each log"""
+    dry_run: bool = False
+    """show what would be done, and stop"""
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    rl: AlgorithmConfig = field(default_factory=AlgorithmConfig)
+    kl: KLConfig = field(default_factory=KLConfig)
+    optim: OptimConfig = field(
+        default_factory=lambda: OptimConfig(lr=3e-4, warmup=5, weight_decay=0.0, schedule="linear")
+    )
+    critic_model: ModelConfig = field(default_factory=ModelConfig)
+    critic_optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=1e-3, warmup=5, weight_decay=0.0))
+    train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=100, spike=0.0, log_every=1, save_every=50))
+
+
+def run(config: Config) -> None:
+    if "RANK" in __import__("os").environ:
+        raise UserError("pronk rl runs in one process for now: start it without torchrun")
+    device = pick_device(config.train.device)
+    policy, tokenizer = huggingface.load(config.model, device)
+    if config.dry_run:
+        shape = replace(config.train, batch=config.rollout.minibatch or config.rollout.prompts * config.rollout.n)
+        return show_plan(config, policy, shape, device, copies=1 if config.kl.coef else 0)
+    prompts = read(config, policy, tokenizer)
+    out = Path(config.out)
+    precision = pick_precision(config.train.precision, device)
+    with Run(out, "rl", config.train, flat(config, FREE)) as holder, holder.track() as track:
+        save(config, out, "rl")
+        torch.manual_seed(config.train.seed)
+        trained, learner = prepare(config, policy)
+        reference = _frozen(policy) if config.kl.coef else None
+        dtype = torch.bfloat16 if precision == "bf16" else None
+        source = RolloutSource(
+            Engine(policy, tokenizer.decode, slots=config.rollout.prompts * config.rollout.n, dtype=dtype),
+            policy,
+            prompts,
+            lambda prompt: encode_prompt(tokenizer, prompt.messages),
+            end_of_turn(tokenizer),
+            named(config.reward, config.reward_text),
+            ALGORITHMS[config.algorithm],
+            config.rollout,
+            config.rl,
+            config.kl,
+            reference,
+            trained.critic if isinstance(trained, ActorCritic) else None,
+            config.train.seed,
+            _Listener(config, learner, track).hear,
+            learner.compute,
+        )
+        loss = ALGORITHMS[config.algorithm].loss(config.rollout.temperature, config.rl, config.kl)
+        whole = holder.fit(learner, source, loss, track)
+    if whole:
+        huggingface.save(out / "model", policy, tokenizer, generation={"temperature": 0.7})
+        print(f"rl: the model is in {out / 'model'}", flush=True)
+
+
+def read(config: Config, policy: Model, tokenizer: Tokenizer) -> list[Prompt]:
+    """The prompts, each with room for an answer."""
+    skipped = Skipped()
+    found = list(read_prompts(config.prompts, skipped=skipped))
+    for line in skipped.report():
+        print(f"rl: skipped {line}")
+    longest = max(len(encode_prompt(tokenizer, prompt.messages)) for prompt in found)
+    if longest + config.rollout.max_tokens > policy.config.context:
+        room = policy.config.context - longest
+        raise UserError(
+            f"the longest prompt has {longest} tokens, and with --rollout.max-tokens {config.rollout.max_tokens} it "
+            f"leaves the model's context of {policy.config.context}: "
+            + (f"set --rollout.max-tokens {room}" if room > 0 else "shorten the prompts")
+        )
+    return found
+
+
+def prepare(config: Config, policy: Model) -> tuple[nn.Module, Learner]:
+    """The policy, with a critic where the algorithm has one, and its learner; dropout off for good."""
+    disable_dropout(policy)
+    for prefix in config.freeze:
+        chosen = [p for name, p in policy.named_parameters() if name.startswith(prefix)]
+        if not chosen:
+            raise UserError(f"--freeze {prefix}: no part of the model begins so; the parts are {_parts(policy)}")
+        for parameter in chosen:
+            parameter.requires_grad_(False)
+    if not ALGORITHMS[config.algorithm].critic:
+        return policy, make_learner(policy, config.optim, config.train)
+    trained = _with_critic(config, policy).to(next(policy.parameters()).device)
+    return trained, make_learner(trained, {"policy.": config.optim, "critic.": config.critic_optim}, config.train)
+
+
+def _with_critic(config: Config, policy: Model) -> ActorCritic:
+    if config.critic == "shared":
+        return ActorCritic(policy, width=policy.config.width)
+    if config.critic == "copy":
+        body = copy.deepcopy(policy).requires_grad_(True)
+        return ActorCritic(policy, Scorer(body, policy.config.width))
+    shape = replace(config.critic_model, vocab=policy.config.vocab, context=policy.config.context)
+    return ActorCritic(policy, Scorer(build(shape), shape.width))
+
+
+def _frozen(policy: Model) -> Model:
+    return copy.deepcopy(policy).eval().requires_grad_(False)
+
+
+def _parts(policy: nn.Module) -> str:
+    return ", ".join(sorted({name.split(".")[0] for name, _ in policy.named_parameters()}))
+
+
+class _Listener:
+    """Writes down each round: statistics beside the step that follows, and a few samples."""
+
+    def __init__(self, config: Config, learner: Learner, track: Track) -> None:
+        self.config, self.learner, self.track = config, learner, track
+
+    def hear(self, number: int, samples: list[Sample], statistics: dict[str, float]) -> None:
+        self.track.log(self.learner.steps, statistics)
+        if self.config.show and number % 10 == 0:
+            rows = [{"prompt": s.prompt.messages[-1].content, "answer": s.text} for s in samples[: self.config.show]]
+            self.track.sample(self.learner.steps, rows)
