@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import signal
 from types import SimpleNamespace
 
 import numpy as np
@@ -173,6 +174,23 @@ def test_an_old_version_is_kept_when_overwriting_fails(tmp_path):
     with pytest.raises(UserError):
         write(tmp_path / "a", [], stub(), "x", overwrite=True)
     assert len(open_shards(tmp_path / "a").tokens) == 5
+
+
+def test_a_writer_killed_midway_leaves_the_old_version_and_the_next_one_sweeps(tmp_path):
+    counted(tmp_path / "a", [5])
+    child = os.fork()
+    if not child:
+
+        def items():
+            yield [1, 2], None
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        write(tmp_path / "a", items(), stub(), "x", overwrite=True)
+    os.waitpid(child, 0)
+    assert [path.name for path in tmp_path.iterdir() if path.name != "a"] == [f".a.{child}.tmp"]
+    assert len(open_shards(tmp_path / "a").tokens) == 5
+    write(tmp_path / "a", [([7], None)], stub(), "x", overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 def test_another_tokenizer_is_refused(tmp_path):

@@ -1,6 +1,7 @@
 """Token shards on disk: written whole or not at all, checked, memory-mapped; leaves their order to loader.py."""
 
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -170,7 +171,7 @@ def replacing(folder: Path, overwrite: bool) -> Iterator[Path]:
             f"{folder} holds something else than prepared data, so it is not overwritten: choose another name"
         )
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    _sweep(folder)
     try:
         temporary.mkdir(parents=True)
         yield temporary
@@ -187,6 +188,24 @@ def replacing(folder: Path, overwrite: bool) -> Iterator[Path]:
         raise _told(error, folder, temporary) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what processes that were killed while writing here left behind."""
+    for left in folder.parent.glob(f".{glob.escape(folder.name)}.*.*"):
+        pid, ending = left.name.split(".")[-2:]
+        if pid.isdigit() and ending in ("tmp", "old") and not _alive(int(pid)):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return pid != os.getpid()
 
 
 def _told(error: OSError, folder: Path, temporary: Path) -> Exception:
