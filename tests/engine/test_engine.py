@@ -186,6 +186,15 @@ def test_a_completions_seed_gives_it_again():
         same(engine.generate([done.prompt], Sampling(15, seed=done.seed))[0], done)
 
 
+def test_a_text_cut_anywhere_goes_on_the_same_with_its_seed():
+    """Random numbers belong to positions, past every block of them."""
+    engine = Engine(make(context=256))
+    (done,) = engine.generate(prompts(4), Sampling(240, seed=3))
+    for cut in (1, 60, 64, 130, 200):
+        (rest,) = engine.generate([done.prompt + done.ids[:cut]], Sampling(240 - cut, seed=3))
+        assert rest.ids == done.ids[cut:]
+
+
 def test_samples_of_a_prompt_differ_and_come_in_order():
     engine = Engine(make(), slots=4)
     asked = prompts(4, 9, 2)
@@ -256,6 +265,8 @@ def test_generation_ends_at_the_context_edge():
 def test_a_smaller_context_of_the_engines_own():
     done = Engine(make(), context=12).generate(prompts(5), Sampling(100))
     assert len(done[0].ids) == 7
+    with pytest.raises(UserError, match="context 65 is beyond"):
+        Engine(make(), context=65)
 
 
 def test_no_tokens_asked_for():
