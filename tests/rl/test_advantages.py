@@ -1,0 +1,107 @@
+"""Advantages against their definitions, on ragged rows."""
+
+import random
+
+import pytest
+import torch
+
+from pronk.rl.advantages import gae, masked_mean, place_scores, reward_to_go, to_go, whiten
+
+
+def ragged(rows=7, width=9, seed=0):
+    """A mask with a prompt of zeros, some ones, and padding in each row; noise everywhere."""
+    dice, mask = random.Random(seed), torch.zeros(rows, width)
+    for row in mask:
+        start = dice.randrange(width)
+        row[start : dice.randrange(start + 1, width + 1)] = 1
+    torch.manual_seed(seed)
+    return torch.randn(rows, width), torch.randn(rows, width), mask
+
+
+def wide(x, columns=100):
+    """With pad columns of garbage."""
+    return torch.cat([x, torch.full((len(x), columns), 1e3)], 1)
+
+
+def wide_mask(mask, columns=100):
+    return torch.cat([mask, torch.zeros(len(mask), columns)], 1)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(("gamma", "lam"), [(1.0, 1.0), (0.9, 0.8), (0.99, 0.0), (1.0, 0.95)])
+def test_gae_equals_the_quadratic_definition(seed, gamma, lam):
+    """A_t = sum_l (gamma lam)^l delta_(t+l); the value after the last token is 0 (pitfall 13)."""
+    rewards, values, mask = ragged(seed=seed)
+    rewards = rewards * mask
+    found, returns = gae(rewards, values, mask, gamma, lam)
+    for b in range(len(mask)):
+        places = [t for t in range(mask.shape[1]) if mask[b, t]]
+        for t in range(mask.shape[1]):
+            wanted = 0.0
+            for s in [s for s in places if s >= t and t in places]:
+                after = values[b, s + 1].item() if s + 1 in places else 0.0
+                wanted += (gamma * lam) ** (s - t) * (rewards[b, s].item() + gamma * after - values[b, s].item())
+            assert found[b, t].item() == pytest.approx(wanted, abs=1e-5)
+            assert returns[b, t].item() == pytest.approx(wanted + values[b, t].item() if t in places else 0, abs=1e-5)
+
+
+def test_pads_change_nothing_in_means_whitening_and_gae():
+    """100 pad columns of garbage (pitfall 10)."""
+    rewards, values, mask = ragged()
+    rewards = rewards * mask
+    padded = wide_mask(mask)
+    assert masked_mean(wide(values), padded).item() == pytest.approx(masked_mean(values, mask).item(), rel=1e-5)
+    for keep_mean in (False, True):
+        found = whiten(wide(values), padded, keep_mean)
+        assert torch.allclose(found[:, :9], whiten(values, mask, keep_mean), atol=1e-5)
+        assert not found[:, 9:].any()
+    many, few = gae(wide_mask(rewards), wide(values), padded, 0.9, 0.8), gae(rewards, values, mask, 0.9, 0.8)
+    for wider, plain in zip(many, few):
+        assert torch.allclose(wider[:, :9], plain, atol=1e-6)
+        assert not wider[:, 9:].any()
+    assert torch.allclose(reward_to_go(wide(rewards), padded)[:, :9], reward_to_go(rewards, mask), atol=1e-6)
+
+
+def test_reward_whitening_keeps_the_mean_advantage_whitening_removes_it():
+    """Both have variance 1 over the masked places (pitfall 15)."""
+    _, values, mask = ragged(40, 20)
+    values = 3 * values + 5
+    mean = masked_mean(values, mask)
+    assert mean > 4
+    for keep_mean, wanted in ((True, mean.item()), (False, 0.0)):
+        white = whiten(values, mask, keep_mean)
+        assert masked_mean(white, mask).item() == pytest.approx(wanted, abs=1e-4)
+        spread = masked_mean((white - masked_mean(white, mask)) ** 2, mask)
+        assert spread.item() == pytest.approx(1.0, abs=1e-4)
+        assert not white[mask == 0].any()
+
+
+def test_whitening_nothing_or_a_constant_is_no_division_by_zero():
+    assert not whiten(torch.ones(2, 3), torch.zeros(2, 3)).any()
+    assert whiten(torch.full((2, 3), 7.0), torch.ones(2, 3)).abs().max() < 1e-2
+
+
+def test_score_sits_on_the_last_sampled_token():
+    mask = torch.tensor([[0, 1, 1, 0, 0], [1, 0, 0, 0, 0], [0, 0, 1, 1, 1], [0, 0, 0, 0, 0]]).float()
+    placed = place_scores(torch.tensor([2.0, 3.0, -4.0, 9.0]), mask)
+    wanted = torch.zeros(4, 5)
+    wanted[0, 2], wanted[1, 0], wanted[2, 4] = 2.0, 3.0, -4.0
+    assert torch.equal(placed, wanted)
+
+
+def test_to_go_sums_what_comes():
+    rewards, _, mask = ragged()
+    found = to_go(rewards, mask)
+    for b in range(len(mask)):
+        for t in range(mask.shape[1]):
+            wanted = sum((rewards[b, s] * mask[b, s]).item() for s in range(t, mask.shape[1])) if mask[b, t] else 0.0
+            assert found[b, t].item() == pytest.approx(wanted, abs=1e-5)
+
+
+def test_reinforce_baseline_is_the_mean_of_the_rows_alive_at_the_place():
+    mask = torch.tensor([[0, 1, 1, 1], [0, 1, 1, 0], [0, 1, 0, 0.0]])
+    rewards = place_scores(torch.tensor([3.0, 6.0, 0.0]), mask)
+    wanted = torch.tensor([[0, 0, -1.5, 0], [0, 3, 1.5, 0], [0, -3, 0, 0.0]])
+    assert torch.allclose(reward_to_go(rewards, mask), wanted)
+    shifted = reward_to_go(place_scores(torch.tensor([3.0, 6.0, 0.0]) + 100, mask), mask)
+    assert torch.allclose(shifted, wanted, atol=1e-4)  # a constant added to all rewards changes nothing
