@@ -12,7 +12,7 @@ from pronk.engine.sequence import Request
 from pronk.engine.step import Room
 from pronk.errors import UserError
 
-SPAN = 32  # the state's columns in use are rounded up to this
+SPAN = 16  # the state's columns in use are rounded up to this
 PREFILL = 8192  # prompt tokens in one forward, padding included
 Key = tuple[int, ...]
 
