@@ -44,7 +44,8 @@ class Learner:
         self.model, self.planned, self.micro_batch, self.ranks = model, steps, micro_batch, ranks
         self.device = next(model.parameters()).device
         self.precision, self.spike = precision, spike
-        self.groups = _split(model, {"": groups} if isinstance(groups, OptimConfig) else groups)
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        self.groups = _split(model, {"": groups} if isinstance(groups, OptimConfig) else groups, dtype)
         self.steps = self.skipped = self.skipped_in_a_row = 0
         self.history: dict[str, deque[float]] = {}
 
@@ -156,7 +157,7 @@ class Learner:
         self.history = {k: deque(v, maxlen=WINDOW) for k, v in plain["history"].items()}
 
 
-def _split(model: nn.Module, configs: Mapping[str, OptimConfig]) -> list[Group]:
+def _split(model: nn.Module, configs: Mapping[str, OptimConfig], dtype: torch.dtype) -> list[Group]:
     """Each trainable parameter into the group with the longest prefix of its name."""
     members: dict[str, dict[str, nn.Parameter]] = {prefix: {} for prefix in configs}
     for name, parameter in _named(model):
@@ -166,7 +167,7 @@ def _split(model: nn.Module, configs: Mapping[str, OptimConfig]) -> list[Group]:
         if parameter.requires_grad:
             members[max(fits, key=len)][name] = parameter
     names = {prefix: f"{prefix.strip('.')}/" if prefix else "" for prefix in configs}
-    return [Group(names[prefix], config, members[prefix]) for prefix, config in configs.items()]
+    return [Group(names[prefix], config, members[prefix], dtype) for prefix, config in configs.items()]
 
 
 def _named(model: nn.Module) -> list[tuple[str, nn.Parameter]]:

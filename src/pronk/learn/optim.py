@@ -64,8 +64,17 @@ class Muon(Optimizer):
     root mean square, and thus lr and weight decay, are those of AdamW (Liu et al. 2025, arXiv 2502.16982).
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], lr: float, momentum: float, weight_decay: float) -> None:
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        lr: float,
+        momentum: float,
+        weight_decay: float,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        """dtype: of the orthogonalisation; bfloat16 is enough (Jordan et al.)."""
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self.dtype = dtype
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -75,7 +84,8 @@ class Muon(Optimizer):
                 if parameter.grad is not None:
                     by_shape.setdefault(parameter.shape, []).append(parameter)
             for shape, parameters in by_shape.items():
-                updates = orthogonalize(torch.stack([self._momentum(p, group["momentum"]) for p in parameters]))
+                averages = torch.stack([self._momentum(p, group["momentum"]) for p in parameters])
+                updates = orthogonalize(averages.to(self.dtype))
                 scale = group["lr"] * 0.2 * math.sqrt(max(shape))
                 torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
                 torch._foreach_add_(parameters, list(updates.to(parameters[0].dtype).unbind()), alpha=-scale)
@@ -91,10 +101,9 @@ class Muon(Optimizer):
 
 
 def orthogonalize(matrices: Tensor, rounds: int = 5) -> Tensor:
-    """Bring the singular values of each matrix [N, rows, columns] near 1; bfloat16 on CUDA, float32 elsewhere."""
-    x = matrices.to(torch.bfloat16 if matrices.is_cuda else torch.float32)
-    tall = x.shape[1] > x.shape[2]
-    x = x.mT if tall else x
+    """Bring the singular values of each matrix [N, rows, columns] near 1."""
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT if tall else matrices
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(rounds):
         gram = x @ x.mT
@@ -105,11 +114,12 @@ def orthogonalize(matrices: Tensor, rounds: int = 5) -> Tensor:
 class Group:
     """Parameters that share a configuration: their own schedule, clip and gradient norm."""
 
-    def __init__(self, name: str, config: OptimConfig, parameters: dict[str, nn.Parameter]) -> None:
+    def __init__(self, name: str, config: OptimConfig, parameters: dict[str, nn.Parameter], dtype: torch.dtype) -> None:
+        """dtype: in which the model computes."""
         if not parameters:
             raise ValueError(f"no parameter belongs to the group '{name}'")
         self.name, self.config, self.parameters = name, config, parameters
-        self.optimizers = _optimizers(config, parameters)
+        self.optimizers = _optimizers(config, parameters, dtype)
 
     def set_rate(self, step: int, steps: int) -> float:
         """Set the learning rates for this step; returns the group's own."""
@@ -132,7 +142,7 @@ class Group:
             optimizer.step()
 
 
-def _optimizers(config: OptimConfig, parameters: dict[str, nn.Parameter]) -> list[Optimizer]:
+def _optimizers(config: OptimConfig, parameters: dict[str, nn.Parameter], dtype: torch.dtype) -> list[Optimizer]:
     matrices = [p for p in parameters.values() if p.dim() >= 2]
     vectors = [p for p in parameters.values() if p.dim() < 2]
     if config.optimizer == "sgd":
@@ -144,7 +154,7 @@ def _optimizers(config: OptimConfig, parameters: dict[str, nn.Parameter]) -> lis
         raise UserError("optim.optimizer = muon needs whole matrices, but the model is sharded: use adamw")
     inside = {n: p for n, p in parameters.items() if "blocks." in n and p.dim() == 2}
     outside = [p for n, p in parameters.items() if n not in inside and p.dim() >= 2]
-    muon = Muon(inside.values(), config.lr, config.momentum, config.weight_decay)
+    muon = Muon(inside.values(), config.lr, config.momentum, config.weight_decay, dtype)
     return _peaked([muon, _adamw(config, config.adam_lr or config.lr, outside, vectors)])
 
 
