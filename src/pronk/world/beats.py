@@ -52,13 +52,13 @@ THANKS: Final = (
 
 ENDINGS: Final = (
     "From that day on, {name} and {helper} were [best|good|close] friends.",
-    "{name} [never forgot|always remembered] [{helper}|the {helper_kind}] and [that day|that kind help].",
+    "{name} [never forgot|always remembered] {helper} and [that day|that kind help].",
     "And {name} learned that [friends make hard things easy|it is good to ask for help|a kind friend is a treasure"
     "|two can do more than one|nobody has to be alone].",
-    "The {kind} and the {helper_kind} lived happily ever after.",
+    "{name} and {helper} lived happily ever after.",
     "{name} was the happiest {kind} in the [whole world|land|valley].",
-    "And the {trait} {kind} was happy[| ever after].",
-    "And so {name} the {kind} [and {helper} the {helper_kind} became friends|found a true friend in {helper}].",
+    "And the [little|good] {kind} was happy[| ever after].",
+    "And so {name} [and {helper} became friends|found a true friend in {helper}].",
 )
 
 # Endings for heroes who are not asleep by then.

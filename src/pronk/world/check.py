@@ -15,7 +15,7 @@ from pronk.world.beats import ENDINGS, FEELINGS, MEETINGS, OPENINGS, THANKS, WAK
 from pronk.world.grammar import every, fit_articles
 from pronk.world.plots import BEATS, OBSTACLES, OPTIONAL, PLOTS, WANTS
 from pronk.world.tell import Wish
-from pronk.world.words import HE, KINDS, NAMES, OBJECTS, PRONOUNS, SHE, SLOTS, TRAITS
+from pronk.world.words import HE, KINDS, OBJECTS, PRONOUNS, SHE, SLOTS, TRAITS
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ _CLASS_OF_WORD: Final = {
 }
 _HERO: Final = re.compile(
     rf"\b(?:[Aa]n?|[Tt]he|[Ll]ittle)\s+(?:({'|'.join(TRAITS)})\s+)?(?:[a-z]+\s+){{0,2}}?({'|'.join(KINDS)})\b"
-    rf"(?:,?\s+(?:named|called)\s+({'|'.join(NAMES)})\b)?"
+    rf"(?:,?\s+(?:named|called)\s+({'|'.join(PRONOUNS)})\b)?"
 )
 _UNFIT: Final = {
     "trouble": "the trouble does not belong to the wish",

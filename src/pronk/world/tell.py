@@ -9,7 +9,7 @@ from typing import Final
 from pronk.world.beats import ENDINGS, FEELINGS, MEETINGS, OPENINGS, THANKS, WAKEFUL_ENDINGS
 from pronk.world.grammar import choose, fill, fit_articles
 from pronk.world.plots import FINDING, OBSTACLES, PLOTS, WANTS, Plot
-from pronk.world.words import KINDS, NAMES, OBJECTS, PRONOUNS, SLOTS, SWIMMERS, TRAITS
+from pronk.world.words import HELPERS, KINDS, NAMES, OBJECTS, PRONOUNS, SLOTS, SWIMMERS, TRAITS
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ def _cast(rng: random.Random, wish: Wish, kind: str, plot: Plot) -> dict[str, st
         "name": name,
         "kind": kind,
         "trait": wish.trait or rng.choice(TRAITS),
-        "helper": rng.choice([other for other in NAMES if other != name]),
+        "helper": rng.choice(HELPERS),
         "helper_kind": rng.choice([other for other in KINDS if other != kind]),
     }
     if plot.thing:
