@@ -69,7 +69,7 @@ def test_rl_resumes_bit_identically(tmp_path, family, algorithm):
     (step, round_) = saved[0]
     assert first <= step < last
     final = {k: v.clone() for k, v in learner.state()[0].items()}
-    assert len(told) == last and len(sampled) > round_
+    assert len(told) >= last and len(sampled) > round_  # the last round is finished
 
     other, again = fresh(family, algorithm, 1)
     _, tensors, plain, _ = checkpoint.load_newest(tmp_path)

@@ -36,7 +36,6 @@ def file(tmp_path):
 def test_each_lifts_a_function_of_one_sample():
     reward = each(lambda sample: len(sample.ids) > 2)
     assert reward(SAMPLES) == [1.0, 0.0]
-    assert all(type(x) is float for x in reward(SAMPLES))
 
 
 def test_a_users_function_of_one_sample(file):

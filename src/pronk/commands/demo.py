@@ -32,7 +32,7 @@ from pronk.text.chat import end_of_turn
 from pronk.text.tokenizer import Tokenizer
 from pronk.world.tell import OPEN_PROMPTS, Wish, requests, stories
 
-LENGTH = 160  # tokens of a row: a request and its story always fit
+LENGTH, ROWS = 256, 8  # two stories a row
 TEMPERATURE = 0.7
 
 
@@ -45,12 +45,12 @@ class Config:
     seed: int = 0
     embed: bool = False
     """reward the similarity of a story to the word "cat" (MiniLM, needs [embed]) instead of the checker's verdict"""
-    stories: int = 12_000
+    stories: int = 6_000
     """stories to pretrain on"""
-    requests: int = 10_000
+    requests: int = 16_000
     """requests with stories to tune on"""
-    pretrain_steps: int = 600
-    sft_steps: int = 400
+    pretrain_steps: int = 300
+    sft_steps: int = 1000
     rl_rounds: int = 45
     questions: int = 500
     """prompts of each measurement"""
@@ -117,11 +117,18 @@ def pretraining(config: Config, out: Path) -> pretrain.Config:
         data=(str(out / "world" / "stories.jsonl"),),
         out=str(out / "pretrain"),
         vocabulary=VocabularyConfig("bytelevel", 1024),
-        read=ReadConfig(validation=0.02),
-        model=ModelConfig(width=128, layers=4, heads=4, context=256),
-        optim=OptimConfig("muon", lr=4e-3, adam_lr=6e-3, schedule="linear", final=0.3, weight_decay=0.0),
-        train=TrainConfig(config.pretrain_steps, batch=12, length=LENGTH, seed=config.seed, save_every=0, log_every=20),
+        read=ReadConfig(validation=0.02, fill="whole"),
+        model=ModelConfig(width=128, layers=4, heads=4, context=256, rope_theta=500.0),
+        optim=muon(adam_lr=6e-3, final=0.3),
+        train=TrainConfig(
+            config.pretrain_steps, batch=ROWS, length=LENGTH, seed=config.seed, save_every=0, log_every=20
+        ),
     )
+
+
+def muon(adam_lr: float, final: float) -> OptimConfig:
+    """What taught this model fastest to carry names and animals through a story (LOG.md)."""
+    return OptimConfig("muon", lr=4e-3, adam_lr=adam_lr, momentum=0.9, schedule="linear", final=final, weight_decay=0.0)
 
 
 def tuning(config: Config, out: Path) -> sft.Config:
@@ -131,8 +138,8 @@ def tuning(config: Config, out: Path) -> sft.Config:
         out=str(out / "sft"),
         sample="Tell a story about a brave frog who finds a key.",
         read=ReadConfig(validation=0.02),
-        optim=OptimConfig("muon", lr=4e-3, schedule="linear", final=0.02, weight_decay=0.0),
-        train=TrainConfig(config.sft_steps, batch=12, length=LENGTH, seed=config.seed, save_every=0, log_every=20),
+        optim=muon(adam_lr=4e-3, final=0.02),
+        train=TrainConfig(config.sft_steps, batch=ROWS, length=LENGTH, seed=config.seed, save_every=0, log_every=20),
     )
 
 
@@ -211,7 +218,7 @@ def questions(tokenizer: Tokenizer, rows: list[tuple[str, Wish]]) -> list[measur
 
 def trained_tokens(config: Config) -> int:
     """Tokens of all rows that pretraining and tuning read."""
-    return (config.pretrain_steps + config.sft_steps) * 12 * LENGTH
+    return (config.pretrain_steps + config.sft_steps) * ROWS * LENGTH
 
 
 def stage_stories(out: Path, told: str, asked: str, cat: str, free: str) -> list[dict[str, str]]:

@@ -74,7 +74,7 @@ def train_on_shards(
         settings.batch // world,
         settings.seed,
         config.read.order,
-        fill(kind),
+        fill(kind, config.read),
         config.read.weights or None,
         rank=rank,
         world=world,
@@ -123,7 +123,7 @@ class _Watch:
         found: dict[str, float] = {}
         sizes: list[tuple[float, int]] = []
         for shards in self.validation:
-            batches = evaluation(shards, train.length, train.batch, None, read.order, fill(self.kind))
+            batches = evaluation(shards, train.length, train.batch, None, read.order, fill(self.kind, read))
             loss = mean_loss(self.learner.model, batches, self.learner.compute)
             sizes.append((loss, len(shards.tokens)))
             if len(self.validation) > 1:

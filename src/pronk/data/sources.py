@@ -19,6 +19,8 @@ class ReadConfig:
 
     order: Order = "packed"
     """packed = whole documents side by side, each seeing only itself; windows = random windows over all text"""
+    fill: Literal["auto", "split", "whole"] = "auto"
+    """packed: a document that does not fit goes on in the next row, or is kept whole; auto = whole for conversations"""
     weights: tuple[float, ...] = ()
     """how often each --data is drawn; none = by their sizes"""
     validation: float = 0.1
@@ -56,9 +58,11 @@ def open_sources(
     return train, validation
 
 
-def fill(kind: Literal["documents", "conversations"]) -> Fill:
+def fill(kind: Literal["documents", "conversations"], read: ReadConfig) -> Fill:
     """Conversations are kept whole; documents may go on in the next row."""
-    return "whole" if kind == "conversations" else "split"
+    if read.fill == "auto":
+        return "whole" if kind == "conversations" else "split"
+    return read.fill
 
 
 def _prepare_once(
@@ -67,7 +71,7 @@ def _prepare_once(
     """Prepare unless the folder was made from the same files with the same settings."""
     files = [Path(name) for name in expand(word)]
     stamps = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) if f.exists() else (str(f),) for f in files]
-    settings = {k: v for k, v in asdict(read).items() if k not in ("order", "weights")}
+    settings = {k: v for k, v in asdict(read).items() if k not in ("order", "fill", "weights")}
     made_from = json.dumps({"files": stamps, "kind": kind, "tokenizer": tokenizer.fingerprint, "read": settings})
     note = place.parent / f"{place.name}.json"
     if place.exists() and note.exists() and note.read_text() == made_from:

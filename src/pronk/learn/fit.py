@@ -1,6 +1,6 @@
 """The one loop: pull a batch, take a step, tell the source, call who asked to be called."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from pronk.learn.learner import Learner, Loss
@@ -29,7 +29,7 @@ class Every(NamedTuple):
 
 
 def fit(learner: Learner, source: Source, loss: Loss, every: Sequence[Every] = ()) -> None:
-    """Train until the learner's planned steps are done, the source ends, or an Every says stop."""
+    """Train until the learner's planned steps are done and the source can be saved, it ends, or an Every says stop."""
     due = [False] * len(every)
     for batch in _until(learner, source):
         metrics = learner.step(batch, loss)
@@ -44,10 +44,10 @@ def fit(learner: Learner, source: Source, loss: Loss, every: Sequence[Every] = (
             return
 
 
-def _until(learner: Learner, source: Iterable[Any]) -> Iterator[Any]:
-    """The source's batches, none pulled beyond the planned steps: a batch may be costly to make."""
+def _until(learner: Learner, source: Source) -> Iterator[Any]:
+    """The source's batches, none pulled beyond the planned steps but to end a round: a batch may be costly to make."""
     batches = iter(source)
-    while learner.steps < learner.planned:
+    while learner.steps < learner.planned or not source.border:
         batch = next(batches, None)
         if batch is None:
             return

@@ -63,8 +63,7 @@ class Run:
         if self.train.save_every:
             events.insert(-1, Every(self.train.save_every, lambda step, _: self.save(learner, source), border=True))
         fit(learner, source, loss, events)
-        if source.border:
-            self.save(learner, source)
+        self.save(learner, source)
         if self.signal:
             print(
                 f"{self.name}: stopped at step {learner.steps}, saved; the same command goes on from here", flush=True

@@ -30,12 +30,14 @@ def to_go(rewards: Tensor, mask: Tensor) -> Tensor:
 def reward_to_go(rewards: Tensor, mask: Tensor) -> Tensor:
     """REINFORCE (Williams 1992): rewards to go minus their mean over the rows that are alive at the same place.
 
-    The baseline depends on the place only, not on the action, and keeps the sum of later KL penalties from looking
-    like a bad action.
+    A place is counted from where the row's answer begins, whatever its prompt's length. The baseline depends on the
+    place only, not on the action, and keeps the sum of later KL penalties from looking like a bad action.
     """
     returns = to_go(rewards, mask)
-    baseline = returns.sum(0) / mask.sum(0).clamp(min=1)
-    return (returns - baseline) * mask
+    places = (mask.cumsum(1) - 1).clamp(min=0).long()
+    sums = torch.zeros_like(mask[0]).scatter_add(0, places.flatten(), returns.flatten())
+    alive = torch.zeros_like(mask[0]).scatter_add(0, places.flatten(), mask.flatten())
+    return (returns - (sums / alive.clamp(min=1))[places]) * mask
 
 
 def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,7 @@
 """Rewards: batched functions from samples to a score each, or to a score for each response token."""
 
 import importlib.util
+import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,9 @@ from pronk.world import check
 Reward = Callable[[list[Sample]], Sequence[float | list[float]]]
 
 
-def each(score: Callable[[Sample], float]) -> Reward:
+def each(score: Callable[[Sample], float | list[float]]) -> Reward:
     """Lift a function of one sample to a batched reward."""
-
-    def reward(samples: list[Sample]) -> list[float]:
-        return [float(score(sample)) for sample in samples]
-
-    return reward
+    return lambda samples: [score(sample) for sample in samples]
 
 
 def subject(kind: str = "cat") -> Reward:
@@ -68,9 +65,8 @@ def from_file(where: str) -> Reward:
     function = getattr(module, name, None)
     if not callable(function):
         raise UserError(f"--reward {where}: {path} has no function '{name}'")
-    first = next(iter(function.__code__.co_varnames[: function.__code__.co_argcount]), "")
-    reward: Reward = function if first == "samples" else each(function)
-    return reward
+    batched = next(iter(inspect.signature(function).parameters), "") == "samples"
+    return function if batched else each(function)
 
 
 REWARDS: dict[str, Callable[[str], Reward]] = {

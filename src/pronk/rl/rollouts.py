@@ -225,12 +225,17 @@ def _number(*key: str | int) -> int:
 
 def _placed(name: str, found: Sequence[float | list[float]], samples: list[Sample], mask: Tensor) -> Tensor:
     """Rewards as given, a number (on the last token) or a list (one a token) for each sample, as [B, T]."""
-    if all(isinstance(value, int | float) for value in found):
-        return place_scores(torch.tensor(found, dtype=mask.dtype, device=mask.device), mask)
+    wrong = f"reward {name}: give one number a sample, or a list of one number for each of its tokens"
+    if not any(isinstance(value, list) for value in found):
+        try:
+            scores = [float(value) for value in found]  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            raise UserError(wrong) from None
+        return place_scores(torch.tensor(scores, dtype=mask.dtype, device=mask.device), mask)
     placed = torch.zeros_like(mask)
     for row, (value, sample) in enumerate(zip(found, samples)):
         if not isinstance(value, list) or len(value) != len(sample.ids):
-            raise UserError(f"reward {name}: give one number a sample, or a list of one number for each of its tokens")
+            raise UserError(wrong)
         placed[row, mask[row].bool()] = torch.tensor(value, dtype=mask.dtype, device=mask.device)
     return placed
 
