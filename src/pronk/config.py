@@ -324,7 +324,11 @@ def save(config: Any, folder: Path | str, command: str) -> None:
 def versions() -> dict[str, str]:
     import platform
 
-    return {name: metadata.version(name) for name in ("pronk", "torch")} | {"python": platform.python_version()}
+    found = {"pronk": "not installed", "torch": "not installed"}  # pronk may run from its source tree
+    for name in found:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found | {"python": platform.python_version()}
 
 
 def git_commit() -> str:

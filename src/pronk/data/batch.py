@@ -39,6 +39,7 @@ class Batch:
     documents: Tensor | None = None  # [B, T] int64, which document of the row; tokens see only their own
     sources: Tensor | None = None  # [B] or [B, T] int64, index into source_names
     source_names: tuple[str, ...] = ()
+    dense: bool = False  # losses compute ignored targets too, as zero: a GPU need not wait to learn which are kept
 
     def inputs(self) -> dict[str, Tensor | None]:
         """The keyword arguments of the model's forward, rows flattened to [rows, T]."""

@@ -15,7 +15,7 @@ from pronk.engine.sequence import Completion, Piece, Request, Sampling
 from pronk.engine.step import GraphRoom, Room
 from pronk.engine.text import Decode, TextStream, cut
 from pronk.errors import UserError
-from pronk.models.build import Model
+from pronk.models.build import Model, eager
 from pronk.models.heads import ActorCritic
 from pronk.models.logps import IGNORE, logps
 
@@ -36,19 +36,20 @@ class Engine:
         slots: int = 64,
         context: int | None = None,
         dtype: torch.dtype | None = None,
-        graphs: bool = False,
+        graphs: bool | None = None,
     ) -> None:
         """decode: ids to text, for texts, stop texts and streams. slots: requests that run at once. context: longest
-        prompt and answer together; None = the model's. graphs: capture decode steps (CUDA)."""
+        prompt and answer together; None = the model's. graphs: capture decode steps; None = on a CUDA device."""
         self._given = model
         self.model = _policy(model)
         if dtype is not None and dtype != self.model.embed.weight.dtype:
             self._own(dtype)
-        self.decode, self.slots, self.graphs = decode, slots, graphs
+        self.decode, self.slots = decode, slots
+        self.graphs = self.model.embed.weight.is_cuda if graphs is None else graphs
         self.context = context or self.model.config.context
         if self.context > self.model.config.context:
             raise UserError(f"context {context} is beyond the model's own of {self.model.config.context}")
-        if graphs and not self.model.embed.weight.is_cuda:
+        if self.graphs and not self.model.embed.weight.is_cuda:
             raise UserError("graphs need a model on a CUDA device")
         self._room: Room | None = None
 
@@ -223,12 +224,12 @@ class Engine:
 
 @contextmanager
 def _resting(model: nn.Module) -> Iterator[None]:
-    """No gradients and no dropout; every module's mode as before at the end."""
+    """No gradients, no dropout and no compiled code, which was made for training; all as before at the end."""
     training = [module for module in model.modules() if module.training]
     for module in training:
         module.training = False
     try:
-        with torch.no_grad():
+        with torch.no_grad(), eager(model):
             yield
     finally:
         for module in training:

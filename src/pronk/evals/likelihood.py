@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from pronk.data.batch import IGNORE, Batch
+from pronk.models.build import eager
 from pronk.models.heads import Output
 from pronk.models.logps import cross_entropy
 
@@ -23,7 +24,7 @@ def mean_loss(
     total, count = 0.0, 0
     for batch in batches:
         batch = batch.map(lambda x: x.to(device))
-        with compute():
+        with eager(model), compute():
             output: Output = model(**batch.inputs())
             total += float(cross_entropy(output, batch.targets)[0])
         count += int((batch.targets != IGNORE).sum())

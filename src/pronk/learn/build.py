@@ -1,5 +1,6 @@
 """What every training command shares: its settings, the device, the precision, and the learner made of them."""
 
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -90,6 +91,8 @@ def make_learner(
     device = next(model.parameters()).device
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
+    if train.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
     torch.use_deterministic_algorithms(train.deterministic)
     if train.compile:
         for block in model.blocks if isinstance(model.blocks, nn.ModuleList) else ():
@@ -104,6 +107,7 @@ def make_learner(
         pick_precision(train.precision, device),
         mesh.get_group() if mesh is not None else None,
         train.spike,
+        graphs=device.type == "cuda" and mesh is None,
     )
 
 

@@ -2,8 +2,10 @@
 
 import random
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -11,7 +13,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from pronk.data.batch import Batch, Max, Mean, Metrics
+from pronk.data.batch import IGNORE, Batch, Max, Mean, Metrics
+from pronk.learn.capture import Capture
 from pronk.learn.optim import Group, OptimConfig
 from pronk.models.heads import Output
 
@@ -29,6 +32,7 @@ class Learner:
     micro_batch: rows of one forward; 0 = the whole batch. Any value gives the same gradient.
     ranks: the process group over which the model is sharded (parallel.shard), None for one process.
     spike: steps whose loss or gradient norm lies this many deviations above the last ones are skipped; 0 = off.
+    graphs: on a CUDA device, replay steps on rows of text as CUDA graphs (their losses then may not ask the device).
     """
 
     def __init__(
@@ -40,12 +44,16 @@ class Learner:
         precision: Literal["fp32", "bf16"] = "fp32",
         ranks: dist.ProcessGroup | None = None,
         spike: float = 0.0,
+        graphs: bool = False,
     ) -> None:
         self.model, self.planned, self.micro_batch, self.ranks = model, steps, micro_batch, ranks
         self.device = next(model.parameters()).device
         self.precision, self.spike = precision, spike
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        self.groups = _split(model, {"": groups} if isinstance(groups, OptimConfig) else groups, dtype)
+        configs = {"": groups} if isinstance(groups, OptimConfig) else groups
+        graphs = graphs and all(config.optimizer != "sgd" for config in configs.values())
+        self.groups = _split(model, configs, dtype, graphs)
+        self.capture = Capture(model) if graphs else None
         self.steps = self.skipped = self.skipped_in_a_row = 0
         self.history: dict[str, deque[float]] = {}
 
@@ -60,17 +68,17 @@ class Learner:
         count = total.weight.clamp(min=1)
         scale = (dist.get_world_size(self.ranks) if self.ranks else 1) / count
         norms = [group.norm() * scale for group in self.groups]
+        factors = [_factor(group.config.clip, norm, scale) for group, norm in zip(self.groups, norms)]
         found = _to_floats({**metrics, "_objective": total, **{f"_norm{i}": Max(n) for i, n in enumerate(norms)}})
         objective = found.pop("_objective")
         heights = [found.pop(f"_norm{i}") for i in range(len(norms))]
         stopped = found.pop("stop", 0.0) > 0
         skip = stopped or not self._sane(objective, heights)
         if not skip:
-            for group, norm in zip(self.groups, norms):
-                limit = group.config.clip
-                factor = scale * (limit / (norm + 1e-6)).clamp(max=1) if limit else scale
-                torch._foreach_mul_([_local(g) for g in group.gradients()], factor)
-                group.step()
+            if self.capture is not None:
+                self.capture.update(self._move, factors)
+            else:
+                self._move(factors)
         self.model.zero_grad(set_to_none=True)
         self.steps += 1
         self.skipped += skip
@@ -85,19 +93,36 @@ class Learner:
     def _backward(self, batch: Batch, loss: Loss) -> tuple[Mean, Metrics]:
         """Add up gradients of the loss's sum; returns (sum, count) and metrics over micro-batches and ranks."""
         whole: Metrics = {}
-        for part in batch.split(self.micro_batch or len(batch)):
+        if self.capture is not None:
+            self.capture.begin()
+            batch = _densely(batch)
+        run = partial(self._gradient, loss)
+        for number, part in enumerate(batch.split(self.micro_batch or len(batch))):
             part = part.map(lambda x: x.to(self.device, non_blocking=True))
-            with self.compute():
-                output: Output = self.model(**part.inputs())
-                total, count, metrics = loss(output, part)
-                if output.aux is not None:
-                    total = total + output.aux * count
-            total.backward()  # type: ignore[no-untyped-call]
-            whole = _merge(whole, {**metrics, "_total": Mean(total.detach(), count)})
+            if self.capture is not None and part.dense:
+                whole = _merge(whole, self.capture.gradient(run, part, number == 0, loss))
+            else:
+                whole = _merge(whole, run(part))
         whole = _over_ranks(whole, self.ranks)
         result = whole.pop("_total")
         assert isinstance(result, Mean)
         return result, whole
+
+    def _gradient(self, loss: Loss, part: Batch) -> Metrics:
+        """Add a micro-batch's gradient of the loss's sum; returns its metrics and, as `_total`, (sum, count)."""
+        with self.compute():
+            output: Output = self.model(**part.inputs())
+            total, count, metrics = loss(output, part)
+            if output.aux is not None:
+                total = total + output.aux * count
+        total.backward()  # type: ignore[no-untyped-call]
+        return {**metrics, "_total": Mean(total.detach(), count)}
+
+    def _move(self, factors: Sequence[Tensor]) -> None:
+        """Scale each group's gradients by its factor and let the optimizers step."""
+        for group, factor in zip(self.groups, factors):
+            torch._foreach_mul_([_local(g) for g in group.gradients()], factor)
+            group.step()
 
     def _sane(self, objective: float, norms: list[float]) -> bool:
         """Whether to trust this step: all finite, and no spike against the last steps."""
@@ -145,9 +170,12 @@ class Learner:
                 for parameter, name in ((p, n) for n, p in group.parameters.items() if p in _moved(optimizer)):
                     prefix = f"optimizer.{name}."
                     values = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+                    counter = parameter.device if parameter.is_cuda else "cpu"
                     optimizer.state[parameter] = {
-                        k: v.clone() if v.dim() == 0 else _like(v, parameter) for k, v in values.items()
+                        k: v.to(counter, copy=True) if v.dim() == 0 else _like(v, parameter) for k, v in values.items()
                     }
+        if self.capture is not None:
+            self.capture.clear()
         torch.set_rng_state(tensors["random.torch"].cpu())
         if self.device.type == "cuda" and "random.cuda" in tensors:
             torch.cuda.set_rng_state(tensors["random.cuda"].cpu(), self.device)
@@ -157,7 +185,21 @@ class Learner:
         self.history = {k: deque(v, maxlen=WINDOW) for k, v in plain["history"].items()}
 
 
-def _split(model: nn.Module, configs: Mapping[str, OptimConfig], dtype: torch.dtype) -> list[Group]:
+def _factor(limit: float, norm: Tensor, scale: Tensor) -> Tensor:
+    """What brings gradients of a sum to those of the mean, clipped."""
+    return scale * (limit / (norm + 1e-6)).clamp(max=1) if limit else scale
+
+
+def _densely(batch: Batch) -> Batch:
+    """Rows of text whose targets are learned for the most part are worth computing in full: see Batch.dense."""
+    if type(batch) is not Batch or batch.targets.device.type != "cpu":
+        return batch
+    return replace(batch, dense=2 * int((batch.targets != IGNORE).sum()) >= batch.targets.numel())
+
+
+def _split(
+    model: nn.Module, configs: Mapping[str, OptimConfig], dtype: torch.dtype, graphs: bool = False
+) -> list[Group]:
     """Each trainable parameter into the group with the longest prefix of its name."""
     members: dict[str, dict[str, nn.Parameter]] = {prefix: {} for prefix in configs}
     for name, parameter in _named(model):
@@ -167,7 +209,7 @@ def _split(model: nn.Module, configs: Mapping[str, OptimConfig], dtype: torch.dt
         if parameter.requires_grad:
             members[max(fits, key=len)][name] = parameter
     names = {prefix: f"{prefix.strip('.')}/" if prefix else "" for prefix in configs}
-    return [Group(names[prefix], config, members[prefix], dtype) for prefix, config in configs.items()]
+    return [Group(names[prefix], config, members[prefix], dtype, graphs) for prefix, config in configs.items()]
 
 
 def _named(model: nn.Module) -> list[tuple[str, nn.Parameter]]:

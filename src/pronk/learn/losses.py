@@ -13,12 +13,13 @@ from pronk.models.heads import Output
 
 def cross_entropy(output: Output, batch: Batch) -> tuple[Tensor, Tensor, Metrics]:
     """Negative log-likelihood of the targets, nats; count = learned tokens; a metric for each source of a mixture."""
-    total, losses = head_math.cross_entropy(output, batch.targets)
-    count = (batch.targets != IGNORE).sum()
+    total, losses = head_math.cross_entropy(output, batch.targets, batch.dense)
+    keep = batch.targets != IGNORE
+    count = keep.sum()
     metrics: Metrics = {"loss": Mean(total.detach(), count)}
     if batch.sources is not None and len(batch.source_names) > 1:
         rows = batch.sources if batch.sources.dim() == 2 else batch.sources[:, None].expand_as(batch.targets)
-        learned = rows[batch.targets != IGNORE]
+        learned = torch.where(keep, rows, -1).flatten() if batch.dense else rows[keep]
         for index, name in enumerate(batch.source_names):
             mine = learned == index
             metrics[f"loss/{name}"] = Mean((losses * mine).sum(), mine.sum())

@@ -84,20 +84,25 @@ class Muon(Optimizer):
                 if parameter.grad is not None:
                     by_shape.setdefault(parameter.shape, []).append(parameter)
             for shape, parameters in by_shape.items():
-                averages = torch.stack([self._momentum(p, group["momentum"]) for p in parameters])
-                updates = orthogonalize(averages.to(self.dtype))
-                scale = group["lr"] * 0.2 * math.sqrt(max(shape))
-                torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-                torch._foreach_add_(parameters, list(updates.to(parameters[0].dtype).unbind()), alpha=-scale)
+                averages = torch.stack(self._momenta(parameters, group["momentum"]))
+                updates = orthogonalize(averages.to(self.dtype)).to(averages.dtype)
+                lr, root = group["lr"], math.sqrt(max(shape))
+                torch._foreach_mul_(parameters, 1 - lr * group["weight_decay"])
+                if isinstance(lr, Tensor):
+                    torch._foreach_sub_(parameters, list((updates * (lr * 0.2 * root)).unbind()))
+                else:
+                    torch._foreach_add_(parameters, list(updates.unbind()), alpha=-(lr * 0.2 * root))
 
-    def _momentum(self, parameter: Tensor, momentum: float) -> Tensor:
-        """Nesterov momentum of the gradient."""
-        assert parameter.grad is not None
-        state = self.state[parameter]
-        if "momentum" not in state:
-            state["momentum"] = torch.zeros_like(parameter)
-        average: Tensor = state["momentum"].lerp_(parameter.grad, 1 - momentum)
-        return parameter.grad.lerp(average, momentum)
+    def _momenta(self, parameters: list[Tensor], momentum: float) -> tuple[Tensor, ...]:
+        """Nesterov momentum of each gradient."""
+        for parameter in parameters:
+            if "momentum" not in self.state[parameter]:
+                self.state[parameter]["momentum"] = torch.zeros_like(parameter)
+        averages = [self.state[p]["momentum"] for p in parameters]
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        torch._foreach_lerp_(averages, gradients, 1 - momentum)
+        found: tuple[Tensor, ...] = torch._foreach_lerp(gradients, averages, momentum)
+        return found
 
 
 def orthogonalize(matrices: Tensor, rounds: int = 5) -> Tensor:
@@ -114,19 +119,34 @@ def orthogonalize(matrices: Tensor, rounds: int = 5) -> Tensor:
 class Group:
     """Parameters that share a configuration: their own schedule, clip and gradient norm."""
 
-    def __init__(self, name: str, config: OptimConfig, parameters: dict[str, nn.Parameter], dtype: torch.dtype) -> None:
-        """dtype: in which the model computes."""
+    def __init__(
+        self,
+        name: str,
+        config: OptimConfig,
+        parameters: dict[str, nn.Parameter],
+        dtype: torch.dtype,
+        graphs: bool = False,
+    ) -> None:
+        """dtype: in which the model computes. graphs: steps may be captured, so rates live on the device."""
         if not parameters:
             raise ValueError(f"no parameter belongs to the group '{name}'")
         self.name, self.config, self.parameters = name, config, parameters
         self.optimizers = _optimizers(config, parameters, dtype)
+        device = next(iter(parameters.values())).device
+        for group in (g for optimizer in self.optimizers for g in optimizer.param_groups):
+            group["peak"] = group["lr"]
+            if graphs:
+                group |= {"lr": torch.tensor(group["lr"], device=device), "capturable": True}
 
     def set_rate(self, step: int, steps: int) -> float:
         """Set the learning rates for this step; returns the group's own."""
         share = schedule(self.config, step, steps)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * share
+                if isinstance(group["lr"], Tensor):
+                    group["lr"].fill_(group["peak"] * share)
+                else:
+                    group["lr"] = group["peak"] * share
         return self.config.lr * share
 
     def gradients(self) -> list[Tensor]:
@@ -147,15 +167,15 @@ def _optimizers(config: OptimConfig, parameters: dict[str, nn.Parameter], dtype:
     vectors = [p for p in parameters.values() if p.dim() < 2]
     if config.optimizer == "sgd":
         decayed = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-        return _peaked([torch.optim.SGD([g for g in decayed if g["params"]], config.lr, config.momentum)])
+        return [torch.optim.SGD([g for g in decayed if g["params"]], config.lr, config.momentum)]
     if config.optimizer == "adamw":
-        return _peaked([_adamw(config, config.lr, matrices, vectors)])
+        return [_adamw(config, config.lr, matrices, vectors)]
     if any(isinstance(p, DTensor) for p in parameters.values()):
         raise UserError("optim.optimizer = muon needs whole matrices, but the model is sharded: use adamw")
     inside = {n: p for n, p in parameters.items() if "blocks." in n and p.dim() == 2}
     outside = [p for n, p in parameters.items() if n not in inside and p.dim() >= 2]
     muon = Muon(inside.values(), config.lr, config.momentum, config.weight_decay, dtype)
-    return _peaked([muon, _adamw(config, config.adam_lr or config.lr, outside, vectors)])
+    return [muon, _adamw(config, config.adam_lr or config.lr, outside, vectors)]
 
 
 def _adamw(config: OptimConfig, lr: float, decayed: list[nn.Parameter], plain: list[nn.Parameter]) -> Optimizer:
@@ -164,10 +184,3 @@ def _adamw(config: OptimConfig, lr: float, decayed: list[nn.Parameter], plain: l
     return torch.optim.AdamW(
         [g for g in groups if g["params"]], lr, (config.beta1, config.beta2), config.eps, fused=fused
     )
-
-
-def _peaked(optimizers: list[Optimizer]) -> list[Optimizer]:
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["peak"] = group["lr"]
-    return optimizers

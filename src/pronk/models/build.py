@@ -1,5 +1,8 @@
 """From a ModelConfig to a model; one row a family."""
 
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -19,6 +22,14 @@ def build(config: ModelConfig, device: torch.device | str = "cpu", seed: int | N
         raise ValueError("model.vocab must be set: it is the tokenizer's size")
     with torch.device(device):
         return FAMILIES[config.family](config)
+
+
+def eager(model: nn.Module) -> AbstractContextManager[Any]:
+    """A context in which compiled blocks run as plain ones: for another mode or shape they would be compiled anew."""
+    if any(module._compiled_call_impl is not None for module in model.modules()):
+        context: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+        return context
+    return nullcontext()
 
 
 def count(model: nn.Module) -> int:

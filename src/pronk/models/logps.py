@@ -16,31 +16,41 @@ from pronk.models.heads import Head, Output
 
 IGNORE = -100  # the same as data.batch.IGNORE; models imports nothing of ours
 CHUNK = 1 << 23  # logits held at a time, elements
+GPU_CHUNK = 1 << 27  # 512 MiB: with fewer rows a GPU would mostly read the head's weights
 
 
-def _chunks(total: int, vocab: int) -> Iterator[slice]:
-    step = max(1, CHUNK // vocab)
+def _chunks(total: int, head: Tensor) -> Iterator[slice]:
+    step = max(1, (GPU_CHUNK if head.is_cuda else CHUNK) // len(head))
     for start in range(0, total, step):
         yield slice(start, min(start + step, total))
 
 
 class _CrossEntropy(torch.autograd.Function):
-    """Sum of negative log-likelihoods; gradients are made beside the loss, so logits live for one chunk only."""
+    """Sum of negative log-likelihoods; gradients are made beside the loss, so logits live for one chunk only.
+
+    keep [N, 1]: 1 for targets that count, 0 for others; None = all count.
+    """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, wants: bool) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, keep: Tensor | None, wants: bool
+    ) -> tuple[Tensor, Tensor]:
         losses = torch.empty(len(targets), device=hidden.device, dtype=torch.float32)
         grad_hidden = torch.empty_like(hidden) if wants else None
         grad_weight = torch.zeros_like(weight) if wants else None
-        for part in _chunks(len(targets), len(weight)):
+        for part in _chunks(len(targets), weight):
             logits = F.linear(hidden[part], weight).float()
             log_sum = logits.logsumexp(-1)
             index = targets[part, None]
             losses[part] = log_sum - logits.gather(1, index)[:, 0]
+            if keep is not None:
+                losses[part] *= keep[part, 0]
             if grad_hidden is None or grad_weight is None:
                 continue
             logits.sub_(log_sum[:, None]).exp_()  # probabilities, in place
             logits.scatter_add_(1, index, torch.full_like(index, -1, dtype=logits.dtype))
+            if keep is not None:
+                logits.mul_(keep[part])
             errors = logits.to(F.linear(hidden[:0], weight[:1]).dtype)
             grad_hidden[part] = (errors @ weight.to(errors.dtype)).to(hidden.dtype)
             grad_weight += errors.T @ hidden[part].to(errors.dtype)
@@ -49,20 +59,24 @@ class _CrossEntropy(torch.autograd.Function):
         return losses.sum(), losses
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         grad_hidden, grad_weight = ctx.saved_tensors
-        return grad_hidden * grads[0], grad_weight * grads[0], None, None
+        return grad_hidden * grads[0], grad_weight * grads[0], None, None, None
 
 
-def cross_entropy(output: Output, targets: Tensor) -> tuple[Tensor, Tensor]:
+def cross_entropy(output: Output, targets: Tensor, dense: bool = False) -> tuple[Tensor, Tensor]:
     """Sum of negative log-likelihoods in nats, and the detached loss of each target.
 
     targets [B, T]; IGNORE is left out. Returns (sum, losses [kept]) with kept = positions learned, in row order.
+    dense: IGNORE costs as much as the rest, its losses are zeros, and losses are [B * T]; the device is asked nothing.
     """
-    keep = targets != IGNORE
-    hidden, weight = output.hidden[keep], output.head.weight
+    keep, weight = targets != IGNORE, output.head.weight
+    if dense:
+        hidden, wanted, kept = output.hidden.flatten(0, 1), targets.clamp(min=0).flatten(), keep.flatten()[:, None]
+    else:
+        hidden, wanted, kept = output.hidden[keep], targets[keep], None
     wants = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
-    total, losses = _CrossEntropy.apply(hidden, weight, targets[keep], wants)  # type: ignore[no-untyped-call]
+    total, losses = _CrossEntropy.apply(hidden, weight, wanted, kept, wants)  # type: ignore[no-untyped-call]
     return total, losses
 
 
@@ -110,7 +124,7 @@ def _in_chunks(
     part: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], head: Head, first: Tensor, second: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Apply part to slices of two tensors [N, ..] and join its two results [N]; recompute when N needs many slices."""
-    slices = list(_chunks(len(first), len(head.weight))) or [slice(0, 0)]
+    slices = list(_chunks(len(first), head.weight)) or [slice(0, 0)]
     if len(slices) == 1:
         return part(first, second)
     pieces = [checkpoint(part, first[s], second[s], use_reentrant=False) for s in slices]

@@ -1,0 +1,364 @@
+"""`make gpu`: what only a GPU can show, as a table of checks with what was measured; without a GPU, it says so.
+
+Each check returns a line of measurements, or raises. Tolerances stand beside what they bound.
+"""
+
+import contextlib
+import io
+import json
+import os
+import random
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+from dataclasses import replace
+from pathlib import Path
+
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS begins; --train.deterministic needs it
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import gpu_engine
+from learn import toys
+
+from pronk.commands import pretrain, rl
+from pronk.commands.tokenizer import VocabularyConfig
+from pronk.data.batch import Batch
+from pronk.data.sources import ReadConfig
+from pronk.engine.engine import Engine
+from pronk.engine.sequence import Sampling
+from pronk.learn.build import TrainConfig, make_learner
+from pronk.learn.losses import cross_entropy
+from pronk.learn.optim import OptimConfig
+from pronk.models import logps as head_math
+from pronk.models.build import build
+from pronk.models.config import ModelConfig
+from pronk.models.heads import Head, Output
+from pronk.rl.rollouts import RolloutConfig
+from pronk.world.tell import requests, stories
+
+SHAPE = ModelConfig(vocab=256, width=128, layers=4, heads=4, kv_heads=2, context=256)
+LSTM = ModelConfig(family="lstm", vocab=256, width=128, layers=2, context=256)
+PRECISIONS = {"fp32": "highest", "tf32": "high"}
+
+
+def text(seed=0, rows=16, length=64, vocab=256):
+    """Rows that a model can learn: each walks through the vocabulary at a pace of its own."""
+    dice = torch.Generator().manual_seed(seed)
+    start = torch.randint(vocab, (rows, 1), generator=dice)
+    pace = torch.randint(1, 4, (rows, 1), generator=dice)
+    walk = (start + pace * torch.arange(length + 1)) % vocab
+    return Batch(walk[:, :-1].contiguous(), walk[:, 1:].contiguous())
+
+
+def train(config, steps=20, optim=None, model=SHAPE, tf32=True, **keys):
+    """Losses of some steps on the GPU, and the learner."""
+    learner = make_learner(build(model, "cuda", seed=0), optim or OptimConfig(warmup=5), config)
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    for name, value in keys.items():
+        setattr(learner, name, value)
+    return [learner.step(text(seed), cross_entropy)["loss"] for seed in range(steps)], learner
+
+
+def gap(found, wanted):
+    return max(abs(a - b) for a, b in zip(found, wanted, strict=True))
+
+
+def relative(found, wanted):
+    return float((found.double() - wanted.double()).norm() / wanted.double().norm())
+
+
+# ── models
+
+
+def gpu_equals_cpu():
+    """Logits of one set of weights on both, float32 without TF32."""
+    torch.set_float32_matmul_precision("highest")
+    found = {}
+    for name, shape in {"decoder": SHAPE, "lstm": LSTM}.items():
+        model, tokens = build(shape, seed=0), text().tokens
+        wanted = head_math.logits(model, tokens)
+        found[name] = relative(head_math.logits(model.to("cuda"), tokens.cuda()).cpu(), wanted)
+        assert found[name] < 1e-5, found
+    return ", ".join(f"{k} {v:.1e}" for k, v in found.items()) + " relative (1e-5)"
+
+
+def head_math_in_chunks():
+    """cross_entropy, logps and exact_kl with their gradients, one chunk and many, against plain float64."""
+    torch.set_float32_matmul_precision("highest")
+    torch.manual_seed(0)
+    N, D, V = 512, 64, 1000
+    hidden, other = (torch.randn(4, N // 4, D, device="cuda", requires_grad=True) for _ in range(2))
+    head, frozen = Head(V, D).cuda(), Head(V, D).cuda()
+    for one in (head, frozen):
+        torch.nn.init.normal_(one.weight, std=0.2)
+    targets = torch.randint(V, (4, N // 4), device="cuda")
+    targets[:, ::5] = head_math.IGNORE
+    keep = targets != head_math.IGNORE
+    ours = (hidden.double() @ head.weight.double().T).log_softmax(-1)
+    theirs = (other.double() @ frozen.weight.double().T).log_softmax(-1).detach()
+    picked = ours.gather(-1, targets.clamp(min=0)[..., None])[..., 0] * keep
+    entropy = -(ours.exp() * ours).sum(-1) * keep
+    kl = ((ours.exp() * (ours - theirs)).sum(-1) * keep, (theirs.exp() * (theirs - ours)).sum(-1) * keep)
+    weights = torch.rand(targets.shape, device="cuda")
+
+    def slopes(value):
+        return torch.autograd.grad(value, [hidden, head.weight], retain_graph=True)
+
+    worst, kept = 0.0, (head_math.CHUNK, head_math.GPU_CHUNK)
+    for chunk in (1 << 23, 33 * V):
+        head_math.CHUNK = head_math.GPU_CHUNK = chunk
+        output, reference = Output(hidden, head), Output(other, frozen)
+        pairs = [(head_math.cross_entropy(output, targets)[0], -picked.sum())]
+        found = head_math.logps(output, targets)
+        pairs += [((found[0] * weights).sum(), (picked * weights).sum())]
+        pairs += [((found[1] * weights).sum(), (entropy * weights).sum())]
+        found = head_math.exact_kl(output, reference, targets)
+        pairs += [((a * weights).sum(), (b * weights).sum()) for a, b in zip(found, kl)]
+        for a, b in pairs:
+            each = [relative(a, b), *(relative(x, y) for x, y in zip(slopes(a), slopes(b)))]
+            worst = max(worst, *each)
+    head_math.CHUNK, head_math.GPU_CHUNK = kept
+    assert worst < 1e-5, worst
+    return f"{worst:.1e} relative, gradients too (1e-5)"
+
+
+# ── engine
+
+
+def engine_equals_learner():
+    """Log-probabilities of what was sampled (graphs) against one forward as training makes it."""
+    found = []
+    for family, shape in {"decoder": SHAPE, "lstm": LSTM}.items():
+        for kind, bound in {"fp32": 1e-4, "tf32": 2e-2, "bf16": 0.25}.items():
+            torch.set_float32_matmul_precision(PRECISIONS.get(kind, "high"))
+            model = build(shape, "cuda", seed=0)
+            learner = toys.Learner(model, toys.PLAIN, 1, precision="bf16" if kind == "bf16" else "fp32")
+            engine = Engine(model, slots=16, dtype=torch.bfloat16 if kind == "bf16" else None, graphs=True)
+            prompts = [text(3).tokens[i, : 4 + i].tolist() for i in range(16)]
+            done = engine.generate(prompts, Sampling(60, seed=5))
+            ids = torch.tensor([(c.prompt + c.ids)[:64] for c in done], device="cuda")
+            with torch.no_grad(), learner.compute():
+                logps = head_math.logps(model(ids[:, :-1]), ids[:, 1:])[0].tolist()
+            gaps = [
+                abs(a - b)
+                for c, row in zip(done, logps)
+                for a, b in zip(c.logps, row[len(c.prompt) - 1 :], strict=False)
+            ]
+            worst, mean = max(gaps), sum(gaps) / len(gaps)
+            assert worst < bound and mean < bound / 8, (family, kind, worst, mean)
+            found.append(f"{family} {kind} {worst:.0e}/{mean:.0e} ({bound:.0e})")
+    return "; ".join(found)
+
+
+def any_mix_of_requests():
+    """A seeded request gives the same ids alone, among others in any order, with graphs and without."""
+    torch.set_float32_matmul_precision("highest")
+    worst = 0.0
+    for shape in (SHAPE, LSTM):
+        model = build(shape, "cuda", seed=0)
+        engine, plain = Engine(model, slots=8, graphs=True), Engine(model, slots=8, graphs=False)
+        prompts = [text(4, rows=24).tokens[i, : 1 + i].tolist() for i in range(24)]
+        how = [Sampling(8 + i, 0.8 if i % 4 else 0.0, seed=i, top_p=0.9 if i % 3 else 1.0) for i in range(24)]
+        alone = [engine.generate([p], [s])[0] for p, s in zip(prompts, how)]
+        for seed in range(3):
+            order = random.Random(seed).sample(range(24), 24)
+            mixed = (engine, plain)[seed % 2].generate([prompts[i] for i in order], [how[i] for i in order])
+            for i, one in zip(order, mixed):
+                assert one.ids == alone[i].ids, (seed, i)
+                worst = max(worst, gap(one.logps, alone[i].logps))
+    assert worst < 1e-4, worst
+    return f"ids equal, log-probabilities {worst:.1e} (1e-4)"
+
+
+# ── training
+
+
+def bf16_follows_fp32():
+    """Losses of 20 steps in bfloat16 against float32 without TF32."""
+    half, _ = train(TrainConfig(20, precision="bf16"))
+    exact, _ = train(TrainConfig(20, precision="fp32"), tf32=False)
+    worst = gap(half, exact)
+    assert worst < 0.03 and exact[-1] < 0.9 * exact[0], (worst, exact[0], exact[-1])
+    return f"{worst:.1e} nats (3e-2) while the loss fell from {exact[0]:.2f} to {exact[-1]:.2f}"
+
+
+def compiled_equals_eager():
+    found = []
+    for precision, bound in {"fp32": 1e-3, "bf16": 2e-2}.items():
+        eager, _ = train(TrainConfig(20, precision=precision))
+        compiled, _ = train(TrainConfig(20, precision=precision, compile=True))
+        worst = gap(compiled, eager)
+        assert worst < bound, (precision, worst)
+        found.append(f"{precision} {worst:.1e} ({bound:.0e})")
+    return "20 steps: " + ", ".join(found)
+
+
+def captured_equals_eager():
+    """Training steps replayed from a CUDA graph, with dropout and micro-batches, bit for bit the eager ones."""
+    found = []
+    for optimizer, shape in {"adamw": SHAPE, "muon": SHAPE, "lstm": LSTM}.items():
+        optim = OptimConfig("adamw" if optimizer == "lstm" else optimizer, warmup=5)
+        for rows in (0, 4):
+            config = TrainConfig(20, micro_batch=rows, precision="bf16")
+            shape = replace(shape, dropout=0.2)
+            eager, one = train(config, optim=optim, model=shape, capture=None)
+            captured, other = train(config, optim=optim, model=shape)
+            assert other.capture.replays and other.capture.updates, "nothing was captured"
+            found.append(gap(captured, eager))
+            same = all(torch.equal(a, b) for a, b in zip(one.state()[0].values(), other.state()[0].values()))
+            assert same and found[-1] == 0, (optimizer, rows, same, found[-1])
+    return "losses, weights and random numbers equal bit for bit"
+
+
+def optimizers_equal_cpu():
+    """Three steps of two groups with rates of their own, on the GPU and on the CPU."""
+    found = []
+    for optimizer in ("adamw", "muon", "sgd"):
+        groups = {"policy.": OptimConfig(optimizer, lr=1e-3, warmup=0), "critic.": OptimConfig("adamw", lr=0.0)}
+        made = []
+        for device in ("cpu", "cuda"):
+            torch.set_float32_matmul_precision("highest")
+            learner = toys.Learner(toys.actor_critic().to(device), groups, 10)
+            names = [name for group in learner.groups for name in group.parameters]
+            assert len(names) == len(set(names)) == len(list(learner.model.parameters()))
+            start = {n: p.detach().clone() for n, p in learner.model.named_parameters()}
+            told = [learner.step(toys.text(seed=seed), cross_entropy) for seed in range(3)]
+            assert {"policy/lr", "critic/lr", "policy/grad_norm", "critic/grad_norm"} <= told[0].keys()
+            still = {n for n, p in learner.model.named_parameters() if torch.equal(p, start[n])}
+            assert all(n.startswith("critic.") for n in still), still
+            made.append(torch.cat([p.detach().flatten().cpu() for p in learner.model.policy.parameters()]))
+        found.append(f"{optimizer} {relative(made[1], made[0]):.1e}")
+        assert relative(made[1], made[0]) < 1e-3, found
+    return ", ".join(found) + " relative (1e-3)"
+
+
+# ── commands
+
+
+def world(folder):
+    """Files as the demo makes them."""
+    told = [{"text": s.text} for s in stories(400, 0)]
+    asked = [{"prompt": r.prompt, "kind": r.wish.kind} for r in requests(60, 1)]
+    for name, rows in (("stories", told), ("prompts", asked)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def pretraining(folder, out, **keys):
+    return pretrain.Config(
+        data=(str(folder / "stories.jsonl"),),
+        out=str(out),
+        vocabulary=VocabularyConfig("bytelevel", 512),
+        read=ReadConfig(validation=0.05),
+        model=ModelConfig(width=64, layers=2, heads=2, context=192, dropout=0.1),
+        optim=OptimConfig("muon", lr=4e-3),
+        train=TrainConfig(**({"steps": 40, "batch": 8, "length": 96, "save_every": 20, "log_every": 1} | keys)),
+    )
+
+
+def aligning(folder, model, out, **keys):
+    return rl.Config(
+        model=str(model),
+        prompts=str(folder / "prompts.jsonl"),
+        out=str(out),
+        reward=("subject", "0.1*well-formed"),
+        algorithm=keys.pop("algorithm", "reinforce"),
+        rollout=RolloutConfig(prompts=16, n=1, max_tokens=64),
+        train=TrainConfig(**({"steps": 6, "save_every": 3, "log_every": 1, "spike": 0.0} | keys)),
+    )
+
+
+def rows_of(out):
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def commands_run():
+    """pretrain, then REINFORCE and PPO, all on the GPU by themselves."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        world(folder)
+        pretrain.run(pretraining(folder, folder / "base"))
+        losses = [row["loss"] for row in rows_of(folder / "base") if "loss" in row]
+        assert losses[-1] < losses[0] - 0.5, losses
+        found = f"pretrain {losses[0]:.2f} → {losses[-1]:.2f} nats"
+        for algorithm in ("reinforce", "ppo"):
+            out = folder / algorithm
+            rl.run(aligning(folder, folder / "base" / "model", out, algorithm=algorithm))
+            rewards = [row["reward/mean"] for row in rows_of(out) if "reward/mean" in row]
+            assert (out / "model" / "model.safetensors").exists() and len(rewards) >= 3
+            found += f", {algorithm} {len(rewards)} rounds"
+        return found
+
+
+def resume_is_bit_identical():
+    """With --train.deterministic: all at once, and from the middle's checkpoint, to the same model file."""
+    try:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            world(folder)
+            found = [_resumed(folder, "pretrain", pretrain.run, pretraining(folder, folder / "pretrain", **EXACT))]
+            for algorithm in ("reinforce", "ppo"):
+                model, out = folder / "pretrain" / "model", folder / algorithm
+                found.append(
+                    _resumed(folder, algorithm, rl.run, aligning(folder, model, out, algorithm=algorithm, **EXACT))
+                )
+            return "model files equal: " + ", ".join(found)
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+EXACT = {"deterministic": True, "keep": 9}
+
+
+def _resumed(folder, name, run, config):
+    whole, half = folder / name, folder / f"{name}-again"
+    run(config)
+    shutil.copytree(whole, half)
+    saved = sorted((half / "checkpoints").glob("step-*"), key=lambda p: int(p.name.split("-")[1]))
+    for path in saved[1:]:
+        shutil.rmtree(path)
+    (half / "model" / "model.safetensors").unlink()
+    run(replace(config, out=str(half)))
+    one, other = ((p / "model" / "model.safetensors").read_bytes() for p in (whole, half))
+    assert one == other, f"{name}: the resumed model differs"
+    return f"{name} from {saved[0].name}"
+
+
+CHECKS = [
+    *(gpu_equals_cpu, head_math_in_chunks, gpu_engine.graph_equals_eager, gpu_engine.load_without_recapture),
+    *(engine_equals_learner, any_mix_of_requests, bf16_follows_fp32, compiled_equals_eager, captured_equals_eager),
+    *(optimizers_equal_cpu, commands_run, resume_is_bit_identical),
+]
+
+
+def check(one):
+    """(passed, seconds, what was measured) of a check; what it prints is shown where it fails."""
+    started, said = time.perf_counter(), io.StringIO()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with contextlib.redirect_stdout(said):
+            line = one()
+        return True, time.perf_counter() - started, line
+    except Exception as error:
+        print(f"\n{said.getvalue()[-2000:]}\n{traceback.format_exc()[-3000:]}", flush=True)
+        return False, time.perf_counter() - started, f"{type(error).__name__}: {error}"[:200]
+
+
+def main(words):
+    if not torch.cuda.is_available():
+        print("make gpu: skipped, torch finds no CUDA GPU here")
+        return 0
+    chosen = [one for one in CHECKS if not words or one.__name__ in words]
+    results = [(one.__name__.replace("_", " "), *check(one)) for one in chosen]
+    print(f"\n{torch.cuda.get_device_name()}, torch {torch.__version__}")
+    for name, passed, seconds, line in results:
+        print(f"{'PASS' if passed else 'FAIL'}  {seconds:5.1f} s  {name:28} {line}")
+    return int(not all(passed for _, passed, _, _ in results))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
