@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from pronk.rl.advantages import gae, masked_mean, place_scores, reward_to_go, to_go, whiten
+from pronk.rl.advantages import gae, masked_mean, others_mean, place_scores, reward_to_go, to_go, whiten
 
 
 def ragged(rows=7, width=9, seed=0):
@@ -59,7 +59,10 @@ def test_pads_change_nothing_in_means_whitening_and_gae():
     for wider, plain in zip(many, few):
         assert torch.allclose(wider[:, :9], plain, atol=1e-6)
         assert not wider[:, 9:].any()
-    assert torch.allclose(reward_to_go(wide(rewards), padded)[:, :9], reward_to_go(rewards, mask), atol=1e-6)
+    same = torch.zeros(len(mask), dtype=torch.long)
+    assert torch.allclose(
+        reward_to_go(wide(rewards), padded, same)[:, :9], reward_to_go(rewards, mask, same), atol=1e-6
+    )
 
 
 def test_reward_whitening_keeps_the_mean_advantage_whitening_removes_it():
@@ -98,10 +101,26 @@ def test_to_go_sums_what_comes():
             assert found[b, t].item() == pytest.approx(wanted, abs=1e-5)
 
 
-def test_reinforce_baseline_is_the_mean_of_the_rows_alive_at_the_place():
-    mask = torch.tensor([[0, 1, 1, 1], [0, 1, 1, 0], [0, 1, 0, 0.0]])
-    rewards = place_scores(torch.tensor([3.0, 6.0, 0.0]), mask)
-    wanted = torch.tensor([[0, 0, -1.5, 0], [0, 3, 1.5, 0], [0, -3, 0, 0.0]])
-    assert torch.allclose(reward_to_go(rewards, mask), wanted)
-    shifted = reward_to_go(place_scores(torch.tensor([3.0, 6.0, 0.0]) + 100, mask), mask)
-    assert torch.allclose(shifted, wanted, atol=1e-4)  # a constant added to all rewards changes nothing
+def test_reinforce_baseline_is_the_mean_of_the_prompts_other_answers():
+    mask = torch.tensor([[0, 1, 1, 1], [0, 1, 1, 0], [1, 1, 0, 0], [0, 1, 1, 0.0]])
+    scores, prompts = torch.tensor([3.0, 6.0, 0.0, 9.0]), torch.tensor([5, 7, 5, 5])  # not in order, one alone
+    found = reward_to_go(place_scores(scores, mask), mask, prompts)
+    wanted = torch.tensor([3 - 4.5, 6 - 4.5, 0 - 6.0, 9 - 1.5])  # alone: the batch's mean
+    assert torch.allclose(found, wanted[:, None] * mask)
+    shifted = reward_to_go(place_scores(scores + 100, mask), mask, prompts)
+    assert torch.allclose(shifted, wanted[:, None] * mask, atol=1e-4)  # a constant added to all changes nothing
+
+
+def test_shuffled_rows_get_the_same_advantages():
+    """Groups are found by the prompt, not by the place in the batch (pitfall 28)."""
+    mask, order = torch.ones(6, 3), torch.tensor([4, 2, 0, 5, 1, 3])
+    scores, prompts = torch.arange(6.0), torch.tensor([0, 0, 1, 1, 2, 2])
+    found = reward_to_go(place_scores(scores, mask), mask, prompts)
+    shuffled = reward_to_go(place_scores(scores[order], mask), mask, prompts[order])
+    assert torch.equal(found[order], shuffled)
+
+
+def test_leave_one_out_is_the_centred_score_times_n_over_n_minus_1():
+    """r - mean of the others = n / (n - 1) (r - mean of all) (pitfall 29)."""
+    scores, prompts = torch.randn(4), torch.zeros(4, dtype=torch.long)
+    assert torch.allclose(scores - others_mean(scores, prompts), 4 / 3 * (scores - scores.mean()), atol=1e-6)

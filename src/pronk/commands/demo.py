@@ -51,7 +51,7 @@ class Config:
     """requests with stories to tune on"""
     pretrain_steps: int = 300
     sft_steps: int = 1000
-    rl_rounds: int = 45
+    rl_rounds: int = 70
     questions: int = 500
     """prompts of each measurement"""
 
@@ -102,14 +102,11 @@ def write_world(config: Config, folder: Path) -> None:
 
 
 def prompts(config: Config) -> list[dict[str, str | None]]:
-    """What alignment asks: half leaves everything open, half names an animal, which is then the one to tell of."""
+    """What alignment asks: 60 % leave everything open, 40 % name an animal, which is then the one to tell of."""
     rng = random.Random(config.seed + 2)
-    named = [r for r in requests(4000, config.seed + 3) if r.wish.kind]
-    rows: list[dict[str, str | None]] = []
-    for request in named[:1000]:
-        rows.append({"prompt": rng.choice(OPEN_PROMPTS), "kind": None})
-        rows.append({"prompt": request.prompt, "kind": request.wish.kind})
-    return rows
+    named = [r for r in requests(2000, config.seed + 3) if r.wish.kind]
+    rows: list[dict[str, str | None]] = [{"prompt": rng.choice(OPEN_PROMPTS), "kind": None} for _ in range(1200)]
+    return rows + [{"prompt": request.prompt, "kind": request.wish.kind} for request in named[:800]]
 
 
 def pretraining(config: Config, out: Path) -> pretrain.Config:
@@ -151,9 +148,9 @@ def aligning(config: Config, out: Path) -> rl.Config:
         reward=("similarity",) if config.embed else ("0.6*subject", "0.4*well-formed"),
         reward_text="cat",
         freeze=("embed",),
-        rollout=RolloutConfig(prompts=64, n=1, max_tokens=144),
+        rollout=RolloutConfig(prompts=24, n=4, max_tokens=144),
         kl=KLConfig(0.1),
-        optim=OptimConfig("adamw", lr=4e-4, warmup=2, schedule="linear", final=0.1, weight_decay=0.0),
+        optim=OptimConfig("adamw", lr=6e-4, warmup=2, schedule="linear", final=0.1, weight_decay=0.0),
         train=TrainConfig(config.rl_rounds, seed=config.seed, spike=0.0, log_every=1, save_every=0),
     )
 

@@ -27,17 +27,21 @@ def to_go(rewards: Tensor, mask: Tensor) -> Tensor:
     return (rewards * mask).flip(1).cumsum(1).flip(1) * mask
 
 
-def reward_to_go(rewards: Tensor, mask: Tensor) -> Tensor:
-    """REINFORCE (Williams 1992): rewards to go minus their mean over the rows that are alive at the same place.
+def reward_to_go(rewards: Tensor, mask: Tensor, prompts: Tensor) -> Tensor:
+    """REINFORCE (Williams 1992): rewards to go minus the mean return of the prompt's other answers.
 
-    A place is counted from where the row's answer begins, whatever its prompt's length. The baseline depends on the
-    place only, not on the action, and keeps the sum of later KL penalties from looking like a bad action.
+    The baseline leaves the row itself out (Kool et al. 2019), so it does not depend on the row's actions; a prompt
+    with one answer gets the batch's mean. prompts [B] says which prompt a row answers; rows may stand in any order.
     """
-    returns = to_go(rewards, mask)
-    places = (mask.cumsum(1) - 1).clamp(min=0).long()
-    sums = torch.zeros_like(mask[0]).scatter_add(0, places.flatten(), returns.flatten())
-    alive = torch.zeros_like(mask[0]).scatter_add(0, places.flatten(), mask.flatten())
-    return (returns - (sums / alive.clamp(min=1))[places]) * mask
+    return (to_go(rewards, mask) - others_mean((rewards * mask).sum(1), prompts)[:, None]) * mask
+
+
+def others_mean(scores: Tensor, prompts: Tensor) -> Tensor:
+    """For each row, the mean score [B] of the other rows of its prompt; of the whole batch where there are none."""
+    same = (prompts[:, None] == prompts[None, :]).to(scores.dtype)
+    others = same.sum(1) - 1
+    mean = (same @ scores - scores) / others.clamp(min=1)
+    return torch.where(others > 0, mean, scores.mean())
 
 
 def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:

@@ -26,19 +26,23 @@ class AlgorithmConfig:
 
 @dataclass(frozen=True)
 class Algorithm:
-    """advantage: (token rewards, values, mask, config) -> (advantages, returns), [B, T] each."""
+    """advantage: (token rewards, values, mask, prompts, config) -> (advantages, returns), [B, T]; prompts is [B]."""
 
-    advantage: Callable[[Tensor, Tensor, Tensor, AlgorithmConfig], tuple[Tensor, Tensor]]
+    advantage: Callable[[Tensor, Tensor, Tensor, Tensor, AlgorithmConfig], tuple[Tensor, Tensor]]
     loss: Callable[[float, AlgorithmConfig, KLConfig], losses.Loss]
     critic: bool = False
     epochs: int = 1
 
 
-def _reinforce(rewards: Tensor, values: Tensor, mask: Tensor, config: AlgorithmConfig) -> tuple[Tensor, Tensor]:
-    return advantages.reward_to_go(rewards, mask), advantages.to_go(rewards, mask)
+def _reinforce(
+    rewards: Tensor, values: Tensor, mask: Tensor, prompts: Tensor, config: AlgorithmConfig
+) -> tuple[Tensor, Tensor]:
+    return advantages.reward_to_go(rewards, mask, prompts), advantages.to_go(rewards, mask)
 
 
-def _ppo(rewards: Tensor, values: Tensor, mask: Tensor, config: AlgorithmConfig) -> tuple[Tensor, Tensor]:
+def _ppo(
+    rewards: Tensor, values: Tensor, mask: Tensor, prompts: Tensor, config: AlgorithmConfig
+) -> tuple[Tensor, Tensor]:
     if config.whiten_rewards:
         rewards = advantages.whiten(rewards, mask, keep_mean=True)
     found, returns = advantages.gae(rewards, values, mask, config.gamma, config.lam)

@@ -141,7 +141,9 @@ class RolloutSource:
         gap = (logps - ref_logps) * mask
         if self.kl.where == "reward":
             token_rewards = token_rewards - self.coef * gap  # k1, detached
-        advantages, returns = self.algorithm.advantage(token_rewards, values, mask, self.settings)
+        advantages, returns = self.algorithm.advantage(
+            token_rewards, values, mask, _prompt_numbers(samples).to(self.device), self.settings
+        )
         statistics |= _statistics(samples, gap, values, returns, advantages, mask) | {"kl/coef": self.coef}
         whole = Rollouts(
             batch.tokens,
@@ -216,6 +218,12 @@ class RolloutSource:
     def _adapt(self, statistics: dict[str, float], sequences: int) -> None:
         if self.kl.adaptive:
             self.coef = adapted(self.coef, self.kl, statistics["kl/sequence"], sequences)
+
+
+def _prompt_numbers(samples: list[Sample]) -> Tensor:
+    """Which prompt each sample answers, by the prompt itself and not by its place: [B]."""
+    numbers: dict[int, int] = {}
+    return torch.tensor([numbers.setdefault(id(sample.prompt), len(numbers)) for sample in samples])
 
 
 def _number(*key: str | int) -> int:
