@@ -69,7 +69,8 @@ def gap(found, wanted):
 
 
 def relative(found, wanted):
-    return float((found.double() - wanted.double()).norm() / wanted.double().norm())
+    found, wanted = found.detach().double(), wanted.detach().double()
+    return float((found - wanted).norm() / wanted.norm())
 
 
 # ── models
@@ -77,7 +78,7 @@ def relative(found, wanted):
 
 def gpu_equals_cpu():
     """Logits of one set of weights on both, float32 without TF32."""
-    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False  # of LSTMs
     found = {}
     for name, shape in {"decoder": SHAPE, "lstm": LSTM}.items():
         model, tokens = build(shape, seed=0), text().tokens
@@ -215,22 +216,27 @@ def captured_equals_eager():
     return "losses, weights and random numbers equal bit for bit"
 
 
+def with_values(output, batch):
+    """Cross-entropy, and values that are to be zero, so that a critic has gradients."""
+    total, count, metrics = cross_entropy(output, batch)
+    return total + output.values.square().sum(), count, metrics
+
+
 def optimizers_equal_cpu():
-    """Three steps of two groups with rates of their own, on the GPU and on the CPU."""
+    """Six steps of two groups with rates of their own, on the GPU (captured in the end) and on the CPU."""
     found = []
     for optimizer in ("adamw", "muon", "sgd"):
         groups = {"policy.": OptimConfig(optimizer, lr=1e-3, warmup=0), "critic.": OptimConfig("adamw", lr=0.0)}
         made = []
         for device in ("cpu", "cuda"):
-            torch.set_float32_matmul_precision("highest")
-            learner = toys.Learner(toys.actor_critic().to(device), groups, 10)
+            learner = toys.Learner(toys.actor_critic().to(device), groups, 10, graphs=device == "cuda")
             names = [name for group in learner.groups for name in group.parameters]
             assert len(names) == len(set(names)) == len(list(learner.model.parameters()))
             start = {n: p.detach().clone() for n, p in learner.model.named_parameters()}
-            told = [learner.step(toys.text(seed=seed), cross_entropy) for seed in range(3)]
+            told = [learner.step(toys.text((9,) * 8, seed), with_values) for seed in range(6)]
             assert {"policy/lr", "critic/lr", "policy/grad_norm", "critic/grad_norm"} <= told[0].keys()
             still = {n for n, p in learner.model.named_parameters() if torch.equal(p, start[n])}
-            assert all(n.startswith("critic.") for n in still), still
+            assert still == {n for n in start if n.startswith("critic.")}, still
             made.append(torch.cat([p.detach().flatten().cpu() for p in learner.model.policy.parameters()]))
         found.append(f"{optimizer} {relative(made[1], made[0]):.1e}")
         assert relative(made[1], made[0]) < 1e-3, found
@@ -289,7 +295,7 @@ def commands_run():
             out = folder / algorithm
             rl.run(aligning(folder, folder / "base" / "model", out, algorithm=algorithm))
             rewards = [row["reward/mean"] for row in rows_of(out) if "reward/mean" in row]
-            assert (out / "model" / "model.safetensors").exists() and len(rewards) >= 3
+            assert (out / "model" / "model.safetensors").exists() and len(rewards) >= 2
             found += f", {algorithm} {len(rewards)} rounds"
         return found
 
@@ -339,6 +345,7 @@ def check(one):
     """(passed, seconds, what was measured) of a check; what it prints is shown where it fails."""
     started, said = time.perf_counter(), io.StringIO()
     torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = True
     try:
         with contextlib.redirect_stdout(said):
             line = one()

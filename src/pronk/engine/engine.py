@@ -19,7 +19,7 @@ from pronk.models.build import Model, eager
 from pronk.models.heads import ActorCritic
 from pronk.models.logps import IGNORE, logps
 
-LENGTHS = 16  # a room's length is rounded up to this, so that the next run finds it long enough
+LENGTHS = 16  # a room's length is rounded up to this, or to a power of two, so that the next run finds it long enough
 PLAIN = Sampling()
 SCORED = 8192  # tokens in one forward of score, padding included
 
@@ -195,7 +195,8 @@ class Engine:
         """A room large enough; the last one again where it is free and large enough."""
         slots = max(1, min(self.slots, len(requests)))
         most = max((request.last for request in requests), default=0)
-        length = self.context if self.graphs else min(-(-(most + 1) // LENGTHS) * LENGTHS, self.context)
+        length = max(128, 1 << most.bit_length()) if self.graphs else -(-(most + 1) // LENGTHS) * LENGTHS
+        length = min(length, self.context)
         stops = max((len(request.sampling.stop) for request in requests), default=0)
         room, self._room = self._room, None
         if room is not None:

@@ -52,7 +52,11 @@ class TrainConfig:
 
 
 def pick_device(wish: str) -> torch.device:
-    """cuda, else mps, else cpu; UserError where the wished-for one is not there."""
+    """cuda, else mps, else cpu; UserError where the wished-for one is not there.
+
+    On CUDA, attention leaves cuDNN aside: it plans for tens of milliseconds at every new shape (LOG.md).
+    """
+    torch.backends.cuda.enable_cudnn_sdp(False)
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if wish == "auto":
         return torch.device(next(name for name, found in there.items() if found))
