@@ -1,6 +1,7 @@
 """`pronk rl --model FOLDER --prompts FILE --reward WORDS`: aligns a model with a reward (REINFORCE, PPO)."""
 
 import copy
+import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -72,7 +73,7 @@ class Config:
 
 
 def run(config: Config) -> None:
-    if "RANK" in __import__("os").environ:
+    if "RANK" in os.environ:
         raise UserError("pronk rl runs in one process for now: start it without torchrun")
     device = pick_device(config.train.device)
     policy, tokenizer = huggingface.load(config.model, device)
@@ -87,6 +88,7 @@ def run(config: Config) -> None:
         torch.manual_seed(config.train.seed)
         trained, learner = prepare(config, policy)
         reference = _frozen(policy) if config.kl.coef else None
+        listener = _Listener(config, learner, track)
         dtype = torch.bfloat16 if precision == "bf16" else None
         source = RolloutSource(
             Engine(policy, tokenizer.decode, slots=config.rollout.prompts * config.rollout.n, dtype=dtype),
@@ -102,11 +104,11 @@ def run(config: Config) -> None:
             reference,
             trained.critic if isinstance(trained, ActorCritic) else None,
             config.train.seed,
-            _Listener(config, learner, track).hear,
+            listener.hear,
             learner.compute,
         )
         loss = ALGORITHMS[config.algorithm].loss(config.rollout.temperature, config.rl, config.kl)
-        whole = holder.fit(learner, source, loss, track)
+        whole = holder.fit(learner, source, loss, track, beside=lambda: listener.statistics)
     if whole:
         huggingface.save(out / "model", policy, tokenizer, generation={"temperature": 0.7})
         print(f"rl: the model is in {out / 'model'}", flush=True)
@@ -163,13 +165,14 @@ def _parts(policy: nn.Module) -> str:
 
 
 class _Listener:
-    """Writes down each round: statistics beside the step that follows, and a few samples."""
+    """Hears of each round: keeps its statistics for the log, and notes a few samples."""
 
     def __init__(self, config: Config, learner: Learner, track: Track) -> None:
         self.config, self.learner, self.track = config, learner, track
+        self.statistics: dict[str, float] = {}
 
     def hear(self, number: int, samples: list[Sample], statistics: dict[str, float]) -> None:
-        self.track.log(self.learner.steps, statistics)
+        self.statistics = statistics
         if self.config.show and number % 10 == 0:
             rows = [{"prompt": s.prompt.messages[-1].content, "answer": s.text} for s in samples[: self.config.show]]
             self.track.sample(self.learner.steps, rows)

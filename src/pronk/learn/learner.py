@@ -146,7 +146,8 @@ class Learner:
         return value > mean + self.spike * deviation + 1e-6
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Everything that decides the next steps: whole tensors by name, and plain values. Called by all ranks."""
+        """Everything that decides the next steps: whole tensors by name (live ones: save or clone them before the next
+        step), and plain values. Called by all ranks."""
         tensors = {f"model.{n}": _whole(p) for n, p in _named(self.model)}
         for group in self.groups:
             names: dict[Tensor, str] = {parameter: name for name, parameter in group.parameters.items()}

@@ -1,7 +1,7 @@
 """A run and its folder: lock, settings, tracking, checkpoints, resume, and a calm end on SIGTERM."""
 
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -55,10 +55,14 @@ class Run:
         track: Track,
         tokens_per_step: int = 0,
         every: Sequence[Every] = (),
+        beside: Callable[[], Mapping[str, float]] = dict,
     ) -> bool:
-        """Resume where a checkpoint waits, train, save. False if a signal ended it early."""
+        """Resume where a checkpoint waits, train, save. False if a signal ended it early.
+
+        beside: more numbers to log with each step, such as a round's statistics.
+        """
         self.resume(learner, source, track)
-        count = _Counter(track, tokens_per_step, self.train.log_every)
+        count = _Counter(track, tokens_per_step, self.train.log_every, beside)
         events = [Every(1, count.note), *every, Every(1, lambda step, metrics: bool(self.signal), border=True)]
         if self.train.save_every:
             events.insert(-1, Every(self.train.save_every, lambda step, _: self.save(learner, source), border=True))
@@ -105,12 +109,12 @@ class Run:
 class _Counter:
     """Logs every few steps, with the means of the steps between."""
 
-    def __init__(self, track: Track, tokens: int, every: int) -> None:
-        self.track, self.tokens, self.every = track, tokens, every
+    def __init__(self, track: Track, tokens: int, every: int, beside: Callable[[], Mapping[str, float]]) -> None:
+        self.track, self.tokens, self.every, self.beside = track, tokens, every, beside
         self.sums: dict[str, list[float]] = {}
 
     def note(self, step: int, metrics: dict[str, float]) -> None:
-        for name, value in metrics.items():
+        for name, value in {**metrics, **self.beside()}.items():
             self.sums.setdefault(name, []).append(value)
         if step % self.every == 0 or step == self.track.total_steps:
             means = {name: sum(values) / len(values) for name, values in self.sums.items()}
