@@ -114,7 +114,7 @@ def head_math_in_chunks():
     for chunk in (1 << 23, 33 * V):
         head_math.CHUNK = head_math.GPU_CHUNK = chunk
         output, reference = Output(hidden, head), Output(other, frozen)
-        pairs = [(head_math.cross_entropy(output, targets)[0], -picked.sum())]
+        pairs = [(head_math.cross_entropy(output, targets, dense)[0], -picked.sum()) for dense in (False, True)]
         found = head_math.logps(output, targets)
         pairs += [((found[0] * weights).sum(), (picked * weights).sum())]
         pairs += [((found[1] * weights).sum(), (entropy * weights).sum())]

@@ -38,8 +38,10 @@ def test_sources_of_a_mixture_have_losses_of_their_own():
     assert found["loss/stories"] != pytest.approx(found["loss/code"], abs=1e-3)
 
 
-def test_sources_may_differ_within_a_row():
+@pytest.mark.parametrize("dense", [False, True])
+def test_sources_may_differ_within_a_row(dense):
     module, batch = model(), text()
+    batch.dense = dense
     batch.sources = (torch.arange(batch.tokens.shape[1]) >= 4).long().expand_as(batch.tokens)
     batch.source_names = ("early", "late")
     _, count, found = cross_entropy(module(batch.tokens), batch)

@@ -45,6 +45,16 @@ def dense(output, temperature=1.0):
     return (output.head(output.hidden) / temperature).log_softmax(-1)
 
 
+def test_dense_cross_entropy_is_the_same_with_zeros_for_what_is_ignored(targets, chunk):
+    out = output()
+    total, losses = cross_entropy(out, targets)
+    dense_total, dense_losses = cross_entropy(out, targets, dense=True)
+    assert gap(dense_total, total) < 1e-5
+    assert torch.equal(dense_losses.view(B, T) == 0, targets == IGNORE)
+    assert gap(dense_losses[targets.flatten() != IGNORE], losses) < 1e-6
+    assert_same_gradients(dense_total, total, out)
+
+
 def picked(all_logps, targets):
     found = all_logps.gather(-1, targets.clamp(min=0)[..., None])[..., 0]
     return torch.where(targets == IGNORE, 0.0, found)
