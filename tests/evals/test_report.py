@@ -27,7 +27,7 @@ def facts(tmp_path):
         "tokens": 1_200_000,
         "hardware": "two cores",
         "seed": 3,
-        "pretrain": {"val_loss": 0.93},
+        "pretrain": {"val_loss": 0.93, "tokens": 600_000},
         "sft": {"subject_rate": 0.97, "wellformed_rate": 0.91},
         "align": {
             "reward_kind": "0.6 for a cat and 0.4 for good form",

@@ -47,10 +47,10 @@ class Config:
     """reward the similarity of a story to the word "cat" (MiniLM, needs [embed]) instead of the checker's verdict"""
     stories: int = 6_000
     """stories to pretrain on"""
-    requests: int = 16_000
+    requests: int = 19_000
     """requests with stories to tune on"""
     pretrain_steps: int = 300
-    sft_steps: int = 1000
+    sft_steps: int = 1200
     rl_rounds: int = 70
     questions: int = 500
     """prompts of each measurement"""
@@ -195,7 +195,10 @@ def measure(config: Config, out: Path) -> dict[str, Any]:
     return {
         "params": count(tuned),
         "tokens": trained_tokens(config),
-        "pretrain": {"val_loss": next(row["val_loss"] for row in reversed(learned) if "val_loss" in row)},
+        "pretrain": {
+            "val_loss": next(row["val_loss"] for row in reversed(learned) if "val_loss" in row),
+            "tokens": config.pretrain_steps * ROWS * LENGTH,
+        },
         "sft": sft_facts,
         "align": align,
         "counts": dict.fromkeys(rates, config.questions),
@@ -203,7 +206,7 @@ def measure(config: Config, out: Path) -> dict[str, Any]:
             {"prompt": q.prompt, "before": b, "after": a}
             for q, b, a in list(zip(free_q, free_before, free_after))[:: max(1, len(free_q) // 6)][:6]
         ],
-        "stories": stage_stories(out, told[0], asked[0][0], free_after[0], free[0][0]),
+        "stories": stage_stories(out, told[0], free_after[0]),
         "runs": {"pretrain": str(out / "pretrain"), "sft": str(out / "sft"), "align": str(out / "rl")},
         "model": str(out / "rl" / "model"),
     }
@@ -214,18 +217,14 @@ def questions(tokenizer: Tokenizer, rows: list[tuple[str, Wish]]) -> list[measur
 
 
 def trained_tokens(config: Config) -> int:
-    """Tokens of all rows that pretraining and tuning read."""
+    """Places in all rows that pretraining and tuning read."""
     return (config.pretrain_steps + config.sft_steps) * ROWS * LENGTH
 
 
-def stage_stories(out: Path, told: str, asked: str, cat: str, free: str) -> list[dict[str, str]]:
-    """A sample after each stage."""
+def stage_stories(out: Path, told: str, cat: str) -> dict[str, str]:
+    """What the model said after each stage."""
     line = (out / "pretrain" / "samples.jsonl").read_text(encoding="utf-8").splitlines()[-1]
-    return [
-        {"stage": "pretrain", "prompt": "", "text": json.loads(line)["text"]},
-        {"stage": "sft", "prompt": asked, "text": told},
-        {"stage": "align", "prompt": free, "text": cat},
-    ]
+    return {"pretrain": json.loads(line)["text"], "sft": told, "align": cat}
 
 
 def hardware() -> str:

@@ -54,7 +54,7 @@ class Measure:
 def write_report(folder: Path | str, facts: Facts) -> None:
     """Writes folder/report.html, folder/report.json and folder/plots/*.png.
 
-    facts: what the issue asks of report.json (seconds, params, tokens, pretrain, sft, align), and
+    facts: what the issue asks of report.json (seconds, params, tokens, pretrain, sft, align), pretrain.tokens, and
       hardware: str, seed: int, counts: {"subject_rate": n, "cat_rate": n, …} requests behind each rate,
       samples: [{"prompt", "before", "after"}], stories: {"pretrain": text, "sft": text, "align": text},
       runs: {"pretrain": folder of metrics.jsonl, …} for the curves, model: the folder to chat with.
