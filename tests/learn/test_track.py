@@ -6,7 +6,7 @@ import math
 import pytest
 
 from pronk.learn import track
-from pronk.learn.track import Rate, Track, clock, flops_per_token, number, peak_flops, read_metrics, short
+from pronk.learn.track import Rate, Track, clock, number, peak_flops, read_metrics, short
 
 
 @pytest.fixture
@@ -105,7 +105,6 @@ def test_known_peaks():
     assert peak_flops("NVIDIA L40S", "bfloat16") == 362e12
     assert peak_flops("Some CPU", "bfloat16") is None
     assert peak_flops("Tesla V100-SXM2-16GB", "bfloat16") is None
-    assert flops_per_token(1_000_000, 4, 128, 256) == 6e6 + 12 * 4 * 128 * 256
 
 
 def test_plain_lines_without_control_characters(tmp_path, clockwork, capsys):

@@ -4,16 +4,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pronk.commands.tokenizer import VocabularyConfig, open_or_learn
-from pronk.commands.training import check_length, show_plan, train_on_shards
-from pronk.config import save
+from pronk.commands.training import check_length, open_run, show_plan, train_on_shards
 from pronk.data.sources import ReadConfig, open_sources
 from pronk.errors import UserError
+from pronk.learn import checkpoint
 from pronk.learn.build import TrainConfig, pick_device
 from pronk.learn.optim import OptimConfig
 from pronk.models.build import build
 from pronk.models.config import ModelConfig
 from pronk.models.presets import PRESETS as SIZES
-from pronk.parallel.mesh import ranks
+from pronk.parallel.mesh import main_first, ranks
 from pronk.text.tokenizer import Tokenizer
 
 PRESETS = {"model.preset": SIZES}
@@ -48,19 +48,20 @@ def run(config: Config) -> None:
         return show_plan(config, model, config.train, device)
     if not config.data:
         raise UserError("there is nothing to train on: name files with --data")
-    with ranks(device.type) as mesh:
+    with ranks(device.type) as mesh, open_run(config, "pretrain", mesh) as run:
         out = Path(config.out)
-        tokenizer = _tokenizer(config, out)
-        train, validation = open_sources(config.data, out / "data", tokenizer, "documents", config.read)
+        with main_first(mesh):
+            tokenizer = _tokenizer(config, out)
+            train, validation = open_sources(config.data, out / "data", tokenizer, "documents", config.read)
         model = build(_shape(config, tokenizer.size), device, seed=config.train.seed)
-        save(config, out, "pretrain")
-        train_on_shards(config, "pretrain", model, tokenizer, train, validation, "documents", mesh)
+        train_on_shards(config, run, model, tokenizer, train, validation, "documents")
 
 
 def _tokenizer(config: Config, out: Path) -> Tokenizer:
     """The run's own tokenizer is kept in its folder: a run that goes on must not learn another."""
     kept = out / "tokenizer"
-    if not config.tokenizer and kept.exists() and config.train.resume != "never":
+    goes_on = config.train.resume != "never" and checkpoint.steps(out / "checkpoints")
+    if not config.tokenizer and kept.exists() and goes_on:
         return Tokenizer.load(kept)
     tokenizer = open_or_learn(config.tokenizer, config.data, config.vocabulary, config.read)
     tokenizer.save(kept)
@@ -68,7 +69,7 @@ def _tokenizer(config: Config, out: Path) -> Tokenizer:
 
 
 def _shape(config: Config, vocab: int) -> ModelConfig:
-    check_length(config.train.length, config.model)
+    check_length(config.train.length, config.model, new=True)
     if config.model.vocab and config.model.vocab < vocab:
         raise UserError(
             f"--model.vocab {config.model.vocab} is too small for the tokenizer's {vocab} tokens: leave it out, or 0"

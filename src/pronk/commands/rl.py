@@ -3,21 +3,24 @@
 import copy
 import os
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from pronk.commands.training import show_plan
+from pronk.commands.training import digest, show_plan, told_of_memory
 from pronk.config import save
 from pronk.data.encode import encode_prompt
-from pronk.data.files import Skipped
+from pronk.data.files import Skipped, expand
 from pronk.data.read import prompts as read_prompts
 from pronk.data.records import Prompt, Sample
 from pronk.engine.engine import Engine
 from pronk.errors import UserError
+from pronk.evals.plots import plot_run
 from pronk.folders import huggingface
+from pronk.folders.swap import standing
 from pronk.learn.build import TrainConfig, make_learner, pick_device, pick_precision
 from pronk.learn.learner import Learner
 from pronk.learn.optim import OptimConfig
@@ -77,14 +80,14 @@ def run(config: Config) -> None:
         raise UserError("pronk rl runs in one process for now: start it without torchrun")
     device = pick_device(config.train.device)
     policy, tokenizer = huggingface.load(config.model, device)
+    prompts, longest = read(config, policy, tokenizer)
+    rows = config.rollout.minibatch or config.rollout.prompts * config.rollout.n
     if config.dry_run:
-        shape = replace(config.train, batch=config.rollout.minibatch or config.rollout.prompts * config.rollout.n)
+        shape = replace(config.train, batch=rows, length=longest + config.rollout.max_tokens)
         return show_plan(config, policy, shape, device, copies=1 if config.kl.coef else 0)
-    prompts = read(config, policy, tokenizer)
     out = Path(config.out)
     precision = pick_precision(config.train.precision, device)
-    with Run(out, "rl", config.train, flat(config, FREE)) as holder, holder.track() as track:
-        save(config, out, "rl")
+    with Run(out, "rl", config.train, settings(config)) as holder, holder.track() as track:
         torch.manual_seed(config.train.seed)
         trained, learner = prepare(config, policy)
         reference = _frozen(policy) if config.kl.coef else None
@@ -108,14 +111,23 @@ def run(config: Config) -> None:
             learner.compute,
         )
         loss = ALGORITHMS[config.algorithm].loss(config.rollout.temperature, config.rl, config.kl)
-        whole = holder.fit(learner, source, loss, track, beside=lambda: listener.statistics)
-    if whole:
-        huggingface.save(out / "model", policy, tokenizer, generation={"temperature": 0.7})
-        print(f"rl: the model is in {out / 'model'}", flush=True)
+        with told_of_memory(config.train.micro_batch or rows):
+            started = partial(save, config, out, "rl")
+            holder.fit(learner, source, loss, track, beside=lambda: listener.statistics, started=started)
+    huggingface.save(out / "model", policy, tokenizer, generation={"temperature": 0.7})
+    plot_run(out)
+    print(f"rl: the model is in {out / 'model'}", flush=True)
 
 
-def read(config: Config, policy: Model, tokenizer: Tokenizer) -> list[Prompt]:
-    """The prompts, each with room for an answer."""
+def settings(config: Config) -> dict[str, Any]:
+    """What decides the run's numbers: a run that goes on must have the same."""
+    weights = sorted(standing(Path(config.model)).glob("*.safetensors"))
+    asked = [path for path in map(Path, expand(config.prompts)) if path.exists()]
+    return flat(config, FREE) | {"weights of --model": digest(*weights), "contents of --prompts": digest(*asked)}
+
+
+def read(config: Config, policy: Model, tokenizer: Tokenizer) -> tuple[list[Prompt], int]:
+    """The prompts, each with room for an answer, and the tokens of the longest."""
     skipped = Skipped()
     found = list(read_prompts(config.prompts, skipped=skipped))
     for line in skipped.report():
@@ -128,7 +140,7 @@ def read(config: Config, policy: Model, tokenizer: Tokenizer) -> list[Prompt]:
             f"leaves the model's context of {policy.config.context}: "
             + (f"set --rollout.max-tokens {room}" if room > 0 else "shorten the prompts")
         )
-    return found
+    return found, longest
 
 
 def prepare(config: Config, policy: Model) -> tuple[nn.Module, Learner]:

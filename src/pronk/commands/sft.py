@@ -3,14 +3,13 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pronk.commands.training import check_length, show_plan, train_on_shards
-from pronk.config import save
+from pronk.commands.training import check_length, open_run, show_plan, train_on_shards
 from pronk.data.sources import ReadConfig, open_sources
 from pronk.errors import UserError
 from pronk.folders.huggingface import load
 from pronk.learn.build import TrainConfig, pick_device
 from pronk.learn.optim import OptimConfig
-from pronk.parallel.mesh import ranks
+from pronk.parallel.mesh import main_first, ranks
 
 
 @dataclass(frozen=True)
@@ -34,14 +33,16 @@ class Config:
 
 def run(config: Config) -> None:
     device = pick_device(config.train.device)
-    model, tokenizer = load(config.model, device)
-    check_length(config.train.length, model.config)
     if config.dry_run:
+        model, _ = load(config.model)
+        check_length(config.train.length, model.config)
         return show_plan(config, model, config.train, device)
     if not config.data:
         raise UserError("there is nothing to learn from: name conversations with --data")
-    with ranks(device.type) as mesh:
-        out = Path(config.out)
-        train, validation = open_sources(config.data, out / "data", tokenizer, "conversations", config.read)
-        save(config, out, "sft")
-        train_on_shards(config, "sft", model, tokenizer, train, validation, "conversations", mesh)
+    with ranks(device.type) as mesh, open_run(config, "sft", mesh, config.model) as run:
+        model, tokenizer = load(config.model, device)
+        check_length(config.train.length, model.config)
+        with main_first(mesh):
+            place = Path(config.out) / "data"
+            train, validation = open_sources(config.data, place, tokenizer, "conversations", config.read)
+        train_on_shards(config, run, model, tokenizer, train, validation, "conversations")

@@ -1,13 +1,16 @@
 """What pretrain and sft share: the loader, the run, evaluation, samples, and the model folder at the end."""
 
+import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
 from torch.distributed.device_mesh import DeviceMesh
 
+from pronk.config import save as save_config
 from pronk.data.encode import encode_prompt
 from pronk.data.loader import Loader, evaluation
 from pronk.data.records import Message
@@ -17,7 +20,9 @@ from pronk.engine.engine import Engine
 from pronk.engine.sequence import Sampling
 from pronk.errors import UserError
 from pronk.evals.likelihood import mean_loss
+from pronk.evals.plots import plot_run
 from pronk.folders.huggingface import save
+from pronk.folders.swap import standing
 from pronk.learn.build import TrainConfig, flops_per_token, make_learner, peak, pick_precision, plan
 from pronk.learn.fit import Every
 from pronk.learn.learner import Learner
@@ -25,7 +30,7 @@ from pronk.learn.losses import cross_entropy
 from pronk.learn.optim import OptimConfig
 from pronk.learn.run import Run, flat
 from pronk.learn.track import Track
-from pronk.models.build import Model
+from pronk.models.build import Model, build
 from pronk.models.config import ModelConfig
 from pronk.text.tokenizer import Tokenizer
 
@@ -52,16 +57,15 @@ class Settings(Protocol):
 
 def train_on_shards(
     config: Settings,
-    name: str,
+    run: Run,
     model: Model,
     tokenizer: Tokenizer,
     train: Sequence[Shards],
     validation: Sequence[Shards],
     kind: Literal["documents", "conversations"],
-    mesh: DeviceMesh | None,
 ) -> float:
     """Train, evaluate, sample and save to out/model; returns the last validation loss, nats per token."""
-    settings, out = config.train, Path(config.out)
+    settings, out, mesh = config.train, Path(config.out), run.mesh
     rank, world = (mesh.get_rank(), mesh.size()) if mesh is not None else (0, 1)
     if settings.batch % world:
         raise UserError(f"--train.batch {settings.batch} must be a multiple of the {world} ranks")
@@ -79,18 +83,55 @@ def train_on_shards(
         rank=rank,
         world=world,
     )
-    with Run(out, name, settings, flat(config, FREE), mesh) as run:
-        facts = flops_per_token(model, model.config, settings.length)
-        track = run.track(flops_per_token=facts, peak=peak(learner.device, learner.precision, world))
-        watch = _Watch(config, learner, tokenizer, validation, kind, track)
-        every = [Every(settings.eval_every, watch.look)] if settings.eval_every else []
-        with track:
-            whole = run.fit(learner, loader, cross_entropy, track, settings.batch * settings.length, every)
-            loss = watch.loss(learner.steps) if whole else float("nan")
-        if whole and run.main:
-            save(out / "model", model, tokenizer, generation={"temperature": 0.7})
-            _say_end(name, loader, loss, out)
+    facts = flops_per_token(model, model.config, settings.length)
+    track = run.track(flops_per_token=facts, peak=peak(learner.device, learner.precision, world))
+    watch = _Watch(config, learner, tokenizer, validation, kind, track)
+    every = [Every(settings.eval_every, watch.look)] if settings.eval_every else []
+    with track, told_of_memory(settings.micro_batch or settings.batch // world):
+        run.fit(
+            learner,
+            loader,
+            cross_entropy,
+            track,
+            settings.batch * settings.length,
+            every,
+            started=lambda: save_config(config, out, run.name),
+        )
+        loss = watch.loss(learner.steps)
+    trained = whole_model(learner, model)  # all ranks take part
+    if run.main:
+        save(out / "model", trained, tokenizer, generation={"temperature": 0.7})
+        plot_run(out)
+        _say_end(run.name, loader, loss, out)
     return loss
+
+
+def open_run(config: Settings, name: str, mesh: DeviceMesh | None, model: str = "") -> Run:
+    """Takes the run's folder for this process alone. model: the folder that training starts from, if any."""
+    weights = {"weights of --model": digest(*sorted(standing(Path(model)).glob("*.safetensors")))} if model else {}
+    return Run(Path(config.out), name, config.train, flat(config, FREE) | weights, mesh)
+
+
+def digest(*files: Path) -> str:
+    """Tells whether files changed between a run's beginning and its going on."""
+    whole = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            whole.update(hashlib.file_digest(file, "sha256").digest())
+    return whole.hexdigest()[:12]
+
+
+@contextmanager
+def told_of_memory(rows: int) -> Iterator[None]:
+    """Out of memory is the user's to mend: says which option helps. rows: of one forward, as it is."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
+        known = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+        if not known:
+            raise
+        cure = f"halve the micro-batch: --train.micro-batch {rows // 2} (it was {rows})"
+        raise UserError(f"out of memory; {cure if rows > 1 else 'try a smaller model or shorter rows'}") from error
 
 
 class _Watch:
@@ -111,7 +152,8 @@ class _Watch:
 
     def look(self, step: int, metrics: dict[str, float]) -> None:
         """Log val_loss: the sources' mean, weighted as one corpus."""
-        self.loss(step)
+        with self.track.aside():
+            self.loss(step)
 
     def loss(self, step: int) -> float:
         if self.last[0] != step:
@@ -146,11 +188,24 @@ class _Watch:
         return {"prompt": begin, "text": answer.text or ""}
 
 
-def check_length(length: int, model: ModelConfig) -> None:
+def whole_model(learner: Learner, model: Model) -> Model:
+    """The trained model with whole weights; a copy where they are sharded over ranks."""
+    if learner.ranks is None:
+        return model
+    tensors, _ = learner.state()
+    copy = build(model.config)
+    with torch.no_grad():
+        for name, parameter in copy.named_parameters():
+            parameter.copy_(tensors[f"model.{name}"])
+    return copy
+
+
+def check_length(length: int, model: ModelConfig, new: bool = False) -> None:
     if length > model.context:
+        longer = f", or --model.context {length}" if new else ""
         raise UserError(
             f"--train.length {length} is longer than the model's context of {model.context}: "
-            f"set --train.length {model.context}, or --model.context {length} for a new model"
+            f"set --train.length {model.context}{longer}"
         )
 
 
@@ -161,9 +216,17 @@ def show_plan(config: Any, model: Model, train: TrainConfig, device: torch.devic
     facts = plan(model, train, pick_precision(train.precision, device), copies)
     work = flops_per_token(model, model.config, train.length) or 6.0 * sum(p.numel() for p in model.parameters())
     seconds = work * train.steps * train.batch * train.length / (_roof(device) / 3)
-    facts["time"] = f"about {seconds / 60:,.1f} minutes, if a third of this machine's matrix speed is reached"
+    facts["time"] = f"about {_spoken(seconds)}, if a third of this machine's matrix speed is reached"
     print(to_toml(config))
     print("\n".join(f"{name:11} {value}" for name, value in facts.items()))
+
+
+def _spoken(seconds: float) -> str:
+    """12.3 minutes, 4.5 hours, 6.7 days."""
+    for unit, size in (("days", 86_400), ("hours", 3600)):
+        if seconds > 2 * size:
+            return f"{seconds / size:,.1f} {unit}"
+    return f"{seconds / 60:,.1f} minutes"
 
 
 def _roof(device: torch.device) -> float:

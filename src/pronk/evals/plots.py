@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pronk.learn.track import read_metrics
+
 Series = tuple[Sequence[float], Sequence[float]]  # steps and values
 
 # Okabe and Ito's colours, ordered so that the first few stand out from the ground as well as from one another.
@@ -20,6 +22,29 @@ def series(rows: Iterable[Mapping[str, Any]], name: str) -> Series:
     """One metric of a run's rows (metrics.jsonl) over its steps; rows without it, and nulls, are left out."""
     points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
     return [step for step, _ in points], [value for _, value in points]
+
+
+# What a training run shows: file, unit, and which metrics it holds.
+PICTURES = {
+    "loss": ("nats per token", ("loss", "val_loss")),
+    "reward": ("mean of a round", ("reward/",)),
+    "kl": ("nats per sequence", ("kl/sequence",)),
+    "length": ("tokens", ("length",)),
+    "gradient": ("norm", ("grad_norm", "policy/grad_norm", "critic/grad_norm")),
+}
+
+
+def plot_run(folder: Path | str) -> None:
+    """Draws folder/plots/*.png from folder/metrics.jsonl."""
+    rows = read_metrics(folder)
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    for picture, (unit, wanted) in PICTURES.items():
+        chosen = [n for n in names if any(n == w or (w.endswith("/") and n.startswith(w)) for w in wanted)]
+        lines = {name: series(rows, name) for name in chosen if name != "reward/std"}
+        if any(steps for steps, _ in lines.values()):
+            path = Path(folder) / "plots" / f"{picture}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            curve(path, lines, picture, unit)
 
 
 def smooth(values: Sequence[float], width: int) -> list[float]:

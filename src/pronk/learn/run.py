@@ -1,7 +1,9 @@
 """A run and its folder: lock, settings, tracking, checkpoints, resume, and a calm end on SIGTERM."""
 
+import shutil
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -30,17 +32,13 @@ class Run:
         self.lock = checkpoint.claim(out) if self.main else None
         self.signal = 0
         self.saved = -1
-        self.old: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        self.old = {number: signal.signal(number, self._heard) for number in (signal.SIGTERM, signal.SIGINT)}
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for number, handler in self.old.items():
-            signal.signal(number, handler)
         if self.lock is not None:
             self.lock.close()
 
@@ -56,23 +54,30 @@ class Run:
         tokens_per_step: int = 0,
         every: Sequence[Every] = (),
         beside: Callable[[], Mapping[str, float]] = dict,
-    ) -> bool:
-        """Resume where a checkpoint waits, train, save. False if a signal ended it early.
+        started: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Resume where a checkpoint waits, train, save. SIGTERM and Ctrl-C save, too, and then end the program.
 
         beside: more numbers to log with each step, such as a round's statistics.
+        started: called once the settings were found to fit the folder.
         """
         self.resume(learner, source, track)
+        if self.main:
+            started()
         count = _Counter(track, tokens_per_step, self.train.log_every, beside)
         events = [Every(1, count.note), *every, Every(1, lambda step, metrics: bool(self.signal), border=True)]
         if self.train.save_every:
-            events.insert(-1, Every(self.train.save_every, lambda step, _: self.save(learner, source), border=True))
-        fit(learner, source, loss, events)
-        self.save(learner, source)
+            events.insert(-1, Every(self.train.save_every, lambda *_: self._save_aside(learner, source, track), True))
+        with self._listening():
+            fit(learner, source, loss, events)
+            self.save(learner, source)
         if self.signal:
-            print(
-                f"{self.name}: stopped at step {learner.steps}, saved; the same command goes on from here", flush=True
-            )
-        return not self.signal
+            print(f"{self.name}: saved at step {learner.steps}; the same command goes on from here", flush=True)
+            raise KeyboardInterrupt  # so that nothing that was to follow takes this run for a finished one
+
+    def _save_aside(self, learner: Learner, source: Source, track: Track) -> None:
+        with track.aside():
+            self.save(learner, source)
 
     def save(self, learner: Learner, source: Source) -> None:
         if self.saved == learner.steps:
@@ -85,6 +90,8 @@ class Run:
 
     def resume(self, learner: Learner, source: Source, track: Track) -> None:
         if self.train.resume == "never":
+            if self.main:  # left there, they would be taken for this run's
+                shutil.rmtree(self.out / "checkpoints", ignore_errors=True)
             return
         found = checkpoint.load_newest(self.out / "checkpoints")
         if found is None:
@@ -98,6 +105,15 @@ class Run:
         self.saved = learner.steps
         if self.main:
             print("\n".join([*messages, f"{self.name}: going on from {path}"]), flush=True)
+
+    @contextmanager
+    def _listening(self) -> Iterator[None]:
+        old = {number: signal.signal(number, self._heard) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in old.items():
+                signal.signal(number, handler)
 
     def _heard(self, number: int, frame: FrameType | None) -> None:
         """First signal: finish the step, save, end. A second interrupt ends at once."""
@@ -115,6 +131,8 @@ class _Counter:
 
     def note(self, step: int, metrics: dict[str, float]) -> None:
         for name, value in {**metrics, **self.beside()}.items():
+            if value == 0 and name.startswith("loss/"):
+                continue  # this step had no token of that source
             self.sums.setdefault(name, []).append(value)
         if step % self.every == 0 or step == self.track.total_steps:
             means = {name: sum(values) / len(values) for name, values in self.sums.items()}

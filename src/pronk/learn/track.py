@@ -50,14 +50,6 @@ def peak_flops(device_name: str, dtype: str) -> float | None:
     return None
 
 
-def flops_per_token(parameters: int, layers: int, width: int, length: int) -> float:
-    """Of training, forward and backward: 6N + 12 L D T (PaLM, arXiv 2204.02311, appendix B).
-
-    parameters: those that multiply (without an untied embedding table). Attention is counted in full, as PaLM does.
-    """
-    return 6.0 * parameters + 12.0 * layers * width * length
-
-
 class Rate:
     """Tokens and steps a second, over the last calls and over all; what came before the first call is not counted."""
 
@@ -111,6 +103,7 @@ class Track:
         self.rate = Rate()
         self.started = time.monotonic()
         self.resumed_step: int | None = None
+        self.idle = 0.0  # seconds of looking at the model, which are no training
         self.calls = 0
         self.latest: dict[str, float | None] = {}
         self.file: IO[str] | None = None
@@ -131,12 +124,19 @@ class Track:
         if self.quiet:
             return
         seconds = time.monotonic() - self.started
-        self.rate.add(seconds, step, tokens)
+        self.rate.add(seconds - self.idle, step, tokens)
         row = {name: finite(value) for name, value in metrics.items()} | self.rates(tokens)
         self.write({"step": step, "time": round(seconds, 3), **row})
         self.write_events(step, row)
         self.show(step, row)
         self.calls += 1
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        """Work that the rates do not count: evaluation, samples, checkpoints."""
+        started = time.monotonic()
+        yield
+        self.idle += time.monotonic() - started
 
     def rates(self, tokens: int) -> dict[str, float | None]:
         """Empty before the second call: no step has been timed yet."""

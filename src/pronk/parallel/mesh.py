@@ -32,3 +32,13 @@ def ranks(device: str) -> Iterator[DeviceMesh | None]:
         yield init_device_mesh(device, (world,), mesh_dim_names=("data",))
     finally:
         dist.destroy_process_group()
+
+
+@contextmanager
+def main_first(mesh: DeviceMesh | None) -> Iterator[None]:
+    """Rank 0 runs the body first, the others after it: they find what it made."""
+    if mesh is not None and mesh.get_rank() != 0:
+        dist.barrier()
+    yield
+    if mesh is not None and mesh.get_rank() == 0:
+        dist.barrier()

@@ -1,0 +1,37 @@
+"""Device, precision, and the arithmetic of plans."""
+
+import pytest
+import torch
+
+from pronk.errors import UserError
+from pronk.learn.build import TrainConfig, flops_per_token, pick_device, pick_precision, plan
+from pronk.models.build import build, count
+from pronk.models.config import ModelConfig
+
+
+def test_work_counts_what_is_multiplied_and_half_of_the_attention():
+    config = ModelConfig(vocab=50, width=32, layers=2, heads=4, tied=False)
+    model = build(config)
+    multiplied = count(model) - 50 * 32  # the input embedding is looked up, the head is multiplied
+    assert flops_per_token(model, config, 64) == 6 * multiplied + 6 * 2 * 64 * 32
+    tied = ModelConfig(vocab=50, width=32, layers=2, heads=4)
+    assert flops_per_token(build(tied), tied, 64) == 6 * count(build(tied)) + 6 * 2 * 64 * 32
+
+
+def test_precision_is_what_was_asked_for():
+    cpu = torch.device("cpu")
+    assert (pick_precision("fp32", cpu), pick_precision("bf16", cpu)) == ("fp32", "bf16")
+    assert pick_precision("auto", cpu) in ("fp32", "bf16")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_device_that_is_not_there_is_refused():
+    with pytest.raises(UserError, match=r"--train.device cuda"):
+        pick_device("cuda")
+
+
+def test_a_plan_says_tokens_and_memory():
+    model = build(ModelConfig(vocab=50, width=32, layers=2, heads=4))
+    facts = plan(model, TrainConfig(steps=10, batch=4, length=64), "fp32")
+    assert facts["tokens"].startswith("2,560 (10 steps of 4 x 64)")
+    assert facts["parameters"] == f"{count(model):,}"
