@@ -105,7 +105,7 @@ def run(config: Config) -> None:
             config.rl,
             config.kl,
             reference,
-            trained.critic if isinstance(trained, ActorCritic) else None,
+            _critic(trained),
             config.train.seed,
             listener.hear,
             learner.compute,
@@ -166,6 +166,13 @@ def _with_critic(config: Config, policy: Model) -> ActorCritic:
         return ActorCritic(policy, Scorer(body, policy.config.width))
     shape = replace(config.critic_model, vocab=policy.config.vocab, context=policy.config.context)
     return ActorCritic(policy, Scorer(build(shape), shape.width))
+
+
+def _critic(trained: nn.Module) -> nn.Module | None:
+    """What gives values: the critic alone, or the whole where it is a head on the policy's body."""
+    if not isinstance(trained, ActorCritic):
+        return None
+    return trained.critic if isinstance(trained.critic, Scorer) else trained
 
 
 def _frozen(policy: Model) -> Model:

@@ -16,6 +16,7 @@ from pronk.errors import UserError
 
 BARE = ("plan",)
 DONE = "done.json"
+FILES = {"generate": "answers.jsonl"}  # commands whose --out is a file, and its name in the stage's folder
 
 
 @dataclass
@@ -100,7 +101,7 @@ def read_stage(name: str, table: Any, folder: Path, earlier: Mapping[str, Stage]
     command = load(known_command(table.get("command", name)))
     known = leaves(command.config_class)
     if "out" in known:
-        keys["out"] = str(folder)
+        keys["out"] = str(folder / FILES.get(command.name, ""))
     config = command.parse([word for key, value in flatten(keys, known) for word in as_words(key, value)])
     parts = [command.name, to_toml(config), *(earlier[other].digest for other in used)]
     return Stage(name, command, config, folder, hashlib.sha256("\0".join(parts).encode()).hexdigest())

@@ -1,6 +1,7 @@
 """What a training command calls --data: folders of shards as they are, anything else prepared beside the run."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -45,10 +46,11 @@ def open_sources(
     """Training and validation shards of each word of --data; prepared ones are kept in `folder` and used again."""
     train: list[Shards] = []
     validation: list[Shards] = []
-    for number, word in enumerate(data):
+    names = _names(data)
+    for word, name in zip(data, names):
         place = Path(word)
         if not (place / "train" / "meta.json").exists():
-            place = folder / f"{number}-{Path(word).stem or 'data'}"
+            place = folder / name
             _prepare_once(word, place, tokenizer, kind, read)
         for side, found in (("train", train), ("val", validation)):
             if (place / side).exists():
@@ -56,6 +58,12 @@ def open_sources(
                 shards.expect(tokenizer)
                 found.append(shards)
     return train, validation
+
+
+def _names(data: Sequence[str]) -> list[str]:
+    """A short name for each word of --data, fit for a folder; the place is put before names that come twice."""
+    short = [re.sub(r"[^\w-]+", "", Path(word).name.split(".")[0]).strip("-_") or "data" for word in data]
+    return [f"{i}-{name}" if short.count(name) > 1 else name for i, name in enumerate(short)]
 
 
 def fill(kind: Literal["documents", "conversations"], read: ReadConfig) -> Fill:
