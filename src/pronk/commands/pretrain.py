@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pronk.commands.tokenizer import VocabularyConfig, open_or_learn
-from pronk.commands.training import check_length, open_run, show_plan, train_on_shards
+from pronk.commands.training import check_length, check_numbers, open_run, show_plan, train_on_shards
 from pronk.data.sources import ReadConfig, open_sources
 from pronk.errors import UserError
 from pronk.learn import checkpoint
@@ -41,6 +41,7 @@ class Config:
 
 
 def run(config: Config) -> None:
+    check_numbers(config)
     device = pick_device(config.train.device)
     if config.dry_run:
         vocab = Tokenizer.load(config.tokenizer).size if config.tokenizer else config.vocabulary.size

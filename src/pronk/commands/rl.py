@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from pronk.commands.training import digest, show_plan, told_of_memory
+from pronk.commands.training import check_numbers, digest, show_plan, told_of_memory
 from pronk.config import save
 from pronk.data.encode import encode_prompt
 from pronk.data.files import Skipped, expand
@@ -78,6 +78,7 @@ class Config:
 def run(config: Config) -> None:
     if "RANK" in os.environ:
         raise UserError("pronk rl runs in one process for now: start it without torchrun")
+    check_numbers(config)
     device = pick_device(config.train.device)
     policy, tokenizer = huggingface.load(config.model, device)
     prompts, longest = read(config, policy, tokenizer)

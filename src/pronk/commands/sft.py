@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pronk.commands.training import check_length, open_run, show_plan, train_on_shards
+from pronk.commands.training import check_length, check_numbers, open_run, show_plan, train_on_shards
 from pronk.data.sources import ReadConfig, open_sources
 from pronk.errors import UserError
 from pronk.folders.huggingface import load
@@ -32,6 +32,7 @@ class Config:
 
 
 def run(config: Config) -> None:
+    check_numbers(config)
     device = pick_device(config.train.device)
     if config.dry_run:
         model, _ = load(config.model)

@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch.distributed.device_mesh import DeviceMesh
 
+from pronk.config import flag
 from pronk.config import save as save_config
 from pronk.data.encode import encode_prompt
 from pronk.data.loader import Loader, evaluation
@@ -38,6 +39,12 @@ FREE = (  # may change when a run goes on
     *("out", "dry_run", "sample", "train.resume", "train.keep", "train.log_every", "train.save_every"),
     *("train.eval_every", "train.batch", "train.micro_batch", "train.device", "train.compile"),
 )
+
+AT_LEAST_ONE = (
+    *("train.steps", "train.batch", "train.length", "train.log_every", "train.keep"),
+    *("rollout.prompts", "rollout.n", "rollout.max_tokens", "rollout.forward"),
+)
+AT_LEAST_ZERO = ("train.micro_batch", "train.eval_every", "train.save_every", "rollout.minibatch")
 
 
 class Settings(Protocol):
@@ -198,6 +205,14 @@ def whole_model(learner: Learner, model: Model) -> Model:
         for name, parameter in copy.named_parameters():
             parameter.copy_(tensors[f"model.{name}"])
     return copy
+
+
+def check_numbers(config: Any) -> None:
+    """Counts that a run cannot go by."""
+    for name, value in flat(config).items():
+        least = 1 if name in AT_LEAST_ONE else 0 if name in AT_LEAST_ZERO else None
+        if least is not None and value < least:
+            raise UserError(f"{flag(name)} {value}: give a number of at least {least}")
 
 
 def check_length(length: int, model: ModelConfig, new: bool = False) -> None:
