@@ -31,6 +31,8 @@ def here(tmp_path_factory):
     (folder / "wrong-key.toml").write_text("[model]\nlayer = 2\n")
     jsonl(folder / "long.jsonl", [{"prompt": "Tell a story. " * 60}])
     (folder / "rewards.py").write_text("def sad(sample):\n    return 'a lot'\n\ndef few(samples):\n    return [1.0]\n")
+    (folder / "broken.py").write_text("def broken(sample):\n    return 1 / 0\n")
+    (folder / "unreadable.py").write_text("def broken(sample:\n")
     return folder
 
 
@@ -98,6 +100,9 @@ MISTAKES = {
         ["--model.preset: there is no 'llama3-9b'; did you mean llama3-8b"],
     ),
     "a count of nothing": ((*PRETRAIN, "--train.batch", 0), ["--train.batch 0: give a number of at least 1"]),
+    "a rate below nothing": ((*PRETRAIN, "--optim.lr", -1), ["--optim.lr -1.0: give a number of at least 0"]),
+    "a share of two": ((*PRETRAIN, "--model.dropout", 2), ["--model.dropout 2.0: give a share from 0 to below 1"]),
+    "no layers": ((*PRETRAIN, "--model.layers", 0), ["--model.layers 0: give a number of at least 1"]),
     "broken TOML": (("pretrain", "broken.toml"), ["broken.toml: not valid TOML", "line 2"]),
     "unknown key in TOML": (
         ("pretrain", "wrong-key.toml"),
@@ -130,6 +135,19 @@ MISTAKES = {
     "a weight that is none": ((*ASK, "--reward", "big*subject"), ["the weight 'big' is not a number", "0.5*subject"]),
     "a reward that is no number": ((*ASK, "--reward", "rewards.py:sad"), ["rewards.py:sad", "give one number"]),
     "too few rewards": ((*ASK, "--reward", "rewards.py:few"), ["rewards.py:few", "returned 1 values for 6 samples"]),
+    "a reward that fails": (
+        (*ASK, "--reward", "0.5*broken.py:broken"),
+        ["--reward 0.5*broken.py:broken: ", "broken.py:2: ZeroDivisionError: division by zero"],
+    ),
+    "a reward that is no Python": (
+        (*ASK, "--reward", "unreadable.py:broken"),
+        ["--reward unreadable.py:broken: SyntaxError", "unreadable.py, line 1"],
+    ),
+    "answers without chance": ((*ASK, "--rollout.temperature", 0), ["--rollout.temperature 0.0: give a number above"]),
+    "a file where the run's folder should be": (
+        ("pretrain", "--data", "stories.jsonl", *TINY, "--out", "small.txt"),
+        ["small.txt: is a file, and the run needs a folder", "--out"],
+    ),
     "wrong --freeze": (
         (*ASK, "--freeze", "embedding"),
         ["--freeze embedding: no part of the model begins so; the parts are blocks, embed, norm"],

@@ -118,3 +118,12 @@ def test_two_sources_of_one_name_are_told_apart(tmp_path):
     pronk("pretrain", *data, *SMALL, *SHAPE, *steps(3), "--out", tmp_path / "run")
     names = {name for row in curve(tmp_path / "run") for name in row if name.startswith("val_loss/")}
     assert len(names) == 2
+
+
+def test_without_validation_nothing_is_said_of_it(tmp_path, capsys):
+    as_jsonl(tmp_path / "stories.jsonl", told())
+    words = ("--data", tmp_path / "stories.jsonl", "--read.validation", 0, *SMALL, *SHAPE, *steps(3))
+    pronk("pretrain", *words, "--out", tmp_path / "run")
+    said = capsys.readouterr().out
+    assert "no validation loss" in said and "nan" not in said
+    assert not any("val_loss" in row for row in curve(tmp_path / "run"))

@@ -2,6 +2,9 @@
 
 import copy
 import os
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -32,7 +35,7 @@ from pronk.models.heads import ActorCritic, Scorer, disable_dropout
 from pronk.models.presets import PRESETS as SIZES
 from pronk.rl.algorithms import ALGORITHMS, AlgorithmConfig
 from pronk.rl.kl import KLConfig
-from pronk.rl.rewards import named
+from pronk.rl.rewards import Reward, named
 from pronk.rl.rollouts import RolloutConfig, RolloutSource
 from pronk.text.chat import end_of_turn
 from pronk.text.tokenizer import Tokenizer
@@ -100,7 +103,7 @@ def run(config: Config) -> None:
             prompts,
             lambda prompt: encode_prompt(tokenizer, prompt.messages),
             end_of_turn(tokenizer),
-            named(config.reward, config.reward_text),
+            rewards(config),
             ALGORITHMS[config.algorithm],
             config.rollout,
             config.rl,
@@ -118,6 +121,39 @@ def run(config: Config) -> None:
     huggingface.save(out / "model", policy, tokenizer, generation={"temperature": 0.7})
     plot_run(out)
     print(f"rl: the model is in {out / 'model'}", flush=True)
+
+
+def rewards(config: Config) -> dict[str, tuple[float, Reward]]:
+    """The rewards by short names; what goes wrong in a user's file is told as theirs."""
+    found = {}
+    for word in config.reward:
+        with _told_as_theirs(word):
+            ((name, (weight, reward)),) = named([word], config.reward_text).items()
+        short = Path(name).name
+        found[name if short in found else short] = weight, _guarded(word, reward)
+    return found or named([], config.reward_text)
+
+
+def _guarded(word: str, reward: Reward) -> Reward:
+    def guarded(samples: list[Sample]) -> Sequence[float | list[float]]:
+        with _told_as_theirs(word):
+            return reward(samples)
+
+    return guarded
+
+
+@contextmanager
+def _told_as_theirs(word: str) -> Iterator[None]:
+    try:
+        yield
+    except (UserError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        if ":" not in word:
+            raise
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{last.filename}:{last.lineno}: " if not isinstance(error, SyntaxError) else ""
+        raise UserError(f"--reward {word}: {where}{type(error).__name__}: {error}") from error
 
 
 def settings(config: Config) -> dict[str, Any]:

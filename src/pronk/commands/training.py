@@ -1,6 +1,7 @@
 """What pretrain and sft share: the loader, the run, evaluation, samples, and the model folder at the end."""
 
 import hashlib
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -43,8 +44,12 @@ FREE = (  # may change when a run goes on
 AT_LEAST_ONE = (
     *("train.steps", "train.batch", "train.length", "train.log_every", "train.keep"),
     *("rollout.prompts", "rollout.n", "rollout.max_tokens", "rollout.forward"),
+    *("model.width", "model.layers", "model.heads", "model.context", "model.multiple_of"),
 )
-AT_LEAST_ZERO = ("train.micro_batch", "train.eval_every", "train.save_every", "rollout.minibatch")
+AT_LEAST_ZERO = (
+    *("train.micro_batch", "train.eval_every", "train.save_every", "rollout.minibatch"),
+    *(f"{group}.{name}" for group in ("optim", "critic_optim") for name in ("lr", "adam_lr", "weight_decay", "clip")),
+)
 
 
 class Settings(Protocol):
@@ -90,6 +95,7 @@ def train_on_shards(
         rank=rank,
         world=world,
     )
+    run.sparse = frozenset(f"loss/{shards.name}" for shards in train)
     facts = flops_per_token(model, model.config, settings.length)
     track = run.track(flops_per_token=facts, peak=peak(learner.device, learner.precision, world))
     watch = _Watch(config, learner, tokenizer, validation, kind, track)
@@ -178,11 +184,12 @@ class _Watch:
             if len(self.validation) > 1:
                 found[f"val_loss/{shards.name}"] = loss
         total = sum(size for _, size in sizes)
-        found["val_loss"] = sum(loss * size for loss, size in sizes) / total if total else float("nan")
-        self.track.log(step, found)
+        if total:
+            found["val_loss"] = sum(loss * size for loss, size in sizes) / total
+            self.track.log(step, found)
         if self.learner.ranks is None:
             self.track.sample(step, [self._sample()])
-        return found["val_loss"]
+        return found.get("val_loss", float("nan"))
 
     def _sample(self) -> dict[str, str]:
         tokenizer, begin = self.tokenizer, self.config.sample
@@ -213,6 +220,10 @@ def check_numbers(config: Any) -> None:
         least = 1 if name in AT_LEAST_ONE else 0 if name in AT_LEAST_ZERO else None
         if least is not None and value < least:
             raise UserError(f"{flag(name)} {value}: give a number of at least {least}")
+        if name == "model.dropout" and not 0 <= value < 1:
+            raise UserError(f"--model.dropout {value}: give a share from 0 to below 1, such as 0.1")
+        if name == "rollout.temperature" and not value > 0:
+            raise UserError(f"--rollout.temperature {value}: give a number above 0; learning needs answers that differ")
 
 
 def check_length(length: int, model: ModelConfig, new: bool = False) -> None:
@@ -257,7 +268,6 @@ def _roof(device: torch.device) -> float:
 
 
 def _say_end(name: str, loader: Loader, loss: float, out: Path) -> None:
+    reached = f"validation loss {loss:.4f} nats per token" if math.isfinite(loss) else "no validation loss"
     cut = f"; {loader.truncated} conversations lost their end (--train.length)" if loader.truncated else ""
-    print(
-        f"{name}: validation loss {loss:.4f} nats per token{cut}\n{name}: the model is in {out / 'model'}", flush=True
-    )
+    print(f"{name}: {reached}{cut}\n{name}: the model is in {out / 'model'}", flush=True)

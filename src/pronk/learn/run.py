@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from torch.distributed.device_mesh import DeviceMesh
 
+from pronk.errors import UserError
 from pronk.learn import checkpoint
 from pronk.learn.build import TrainConfig
 from pronk.learn.fit import Every, Source, fit
@@ -29,7 +30,10 @@ class Run:
     ) -> None:
         self.out, self.name, self.train, self.settings, self.mesh = out, name, train, dict(settings), mesh
         self.main = mesh is None or mesh.get_rank() == 0
+        if out.exists() and not out.is_dir():
+            raise UserError(f"{out}: is a file, and the run needs a folder: set --out to another name")
         self.lock = checkpoint.claim(out) if self.main else None
+        self.sparse: frozenset[str] = frozenset()  # metrics that are 0 where a step has nothing to say of them
         self.signal = 0
         self.saved = -1
 
@@ -64,7 +68,7 @@ class Run:
         self.resume(learner, source, track)
         if self.main:
             started()
-        count = _Counter(track, tokens_per_step, self.train.log_every, beside)
+        count = _Counter(track, tokens_per_step, self.train.log_every, beside, self.sparse)
         events = [Every(1, count.note), *every, Every(1, lambda step, metrics: bool(self.signal), border=True)]
         if self.train.save_every:
             events.insert(-1, Every(self.train.save_every, lambda *_: self._save_aside(learner, source, track), True))
@@ -125,14 +129,21 @@ class Run:
 class _Counter:
     """Logs every few steps, with the means of the steps between."""
 
-    def __init__(self, track: Track, tokens: int, every: int, beside: Callable[[], Mapping[str, float]]) -> None:
-        self.track, self.tokens, self.every, self.beside = track, tokens, every, beside
+    def __init__(
+        self,
+        track: Track,
+        tokens: int,
+        every: int,
+        beside: Callable[[], Mapping[str, float]],
+        sparse: frozenset[str],
+    ) -> None:
+        self.track, self.tokens, self.every, self.beside, self.sparse = track, tokens, every, beside, sparse
         self.sums: dict[str, list[float]] = {}
 
     def note(self, step: int, metrics: dict[str, float]) -> None:
         for name, value in {**metrics, **self.beside()}.items():
-            if value == 0 and name.startswith("loss/"):
-                continue  # this step had no token of that source
+            if value == 0 and name in self.sparse:
+                continue
             self.sums.setdefault(name, []).append(value)
         if step % self.every == 0 or step == self.track.total_steps:
             means = {name: sum(values) / len(values) for name, values in self.sums.items()}
