@@ -15,7 +15,7 @@ from .make import SHAPE, SMALL, curve, fails, metrics, pronk, rounds, same_weigh
 REWARD = "def funny(sample):\n    return sample.text.count('a') - 0.1 * len(sample.ids)\n"
 
 
-def pretrain(raised, count=60, **options):
+def pretrain(raised, count=100, **options):
     words = ("--data", raised.stories, *SMALL, *SHAPE, *steps(count, **options), "--model.dropout", 0.1)
     return ("pretrain", *words, "--train.save-every", 7, "--train.log-every", 1)
 
@@ -23,7 +23,7 @@ def pretrain(raised, count=60, **options):
 def rl(raised, folder, algorithm):
     (folder / "my_rewards.py").write_text(REWARD)
     words = ("--model", raised.model, "--prompts", raised.prompts, "--reward", f"{folder / 'my_rewards.py'}:funny")
-    return ("rl", *words, "--algorithm", algorithm, "--kl.adaptive", *rounds(24), "--train.save-every", 5)
+    return ("rl", *words, "--algorithm", algorithm, "--kl.adaptive", *rounds(60), "--train.save-every", 5)
 
 
 def kill_at(step, words, out):
@@ -59,10 +59,11 @@ def undisturbed(raised, tmp_path_factory):
 
 
 def test_pretraining_survives_kill_9_at_random_points(raised, undisturbed, tmp_path):
-    out, dice, reached = tmp_path / "run", random.Random(), 0
-    for step in sorted(dice.sample(range(1, 50), 3)):
+    out, reached = tmp_path / "run", 0
+    for step in sorted(random.Random().sample(range(1, 40), 3)):
         reached = max(reached, kill_at(max(step, reached + 1), pretrain(raised), out))
-    assert 0 < reached < 60, "killed too late to mean anything"
+        print(f"killed at step {reached}")
+    assert 0 < reached < 100, "killed too late to mean anything"
     pronk(*pretrain(raised), "--out", out)
     assert same_weights(undisturbed, out)
     assert curve(out) == curve(undisturbed)  # no line lost, none twice
@@ -73,7 +74,8 @@ def test_alignment_survives_kill_9(raised, tmp_path, algorithm):
     words, out = rl(raised, tmp_path, algorithm), tmp_path / "run"
     pronk(*words, "--out", tmp_path / "undisturbed")
     reached = kill_at(random.Random().randrange(6, 20), words, out)
-    assert 0 < reached < 24, "killed too late to mean anything"
+    print(f"killed at step {reached}")
+    assert 0 < reached < 60, "killed too late to mean anything"
     pronk(*words, "--out", out)
     assert same_weights(tmp_path / "undisturbed", out)
     assert curve(out) == curve(tmp_path / "undisturbed")
