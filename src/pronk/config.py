@@ -217,12 +217,16 @@ def explain(options: Iterable[Option], known: Mapping[str, Any], stop: SystemExi
                 tyro.cli(alone, args=spell(Option("value", option.values), kind), console_outputs=False)
         except SystemExit:
             got = " ".join(option.values)
-            hint = did_you_mean(got, [str(choice) for choice in choices(kind)])
-            if kind is str and len(option.values) > 1:
-                hint = " (put quotes around text that has spaces)"
+            spaced = kind is str and len(option.values) > 1
+            hint = " (put quotes around text that has spaces)" if spaced else did_you_mean(got, map(str, choices(kind)))
             raise UserError(
                 f"{option.label}: expected {expected(kind)}, got {repr(got) if got else 'nothing'}{hint}"
             ) from None
+    cause: BaseException | None = stop
+    while cause is not None and not isinstance(cause, ValueError):
+        cause = cause.__context__
+    if cause is not None:  # a config's own check, in a class that knows no UserError
+        raise UserError(str(cause)) from None
     raise AssertionError(f"tyro refuses the options together but none alone: {stop.__context__}")
 
 

@@ -18,6 +18,7 @@ from pronk.data.encode import encode_prompt
 from pronk.data.records import Message
 from pronk.data.sources import ReadConfig
 from pronk.engine.engine import Engine
+from pronk.errors import UserError
 from pronk.evals import stories as measures
 from pronk.evals.report import write_report
 from pronk.folders.huggingface import load
@@ -54,6 +55,10 @@ class Config:
     rl_rounds: int = 70
     questions: int = 500
     """prompts of each measurement"""
+
+    def __post_init__(self) -> None:
+        if min(self.stories, self.requests, self.pretrain_steps, self.sft_steps, self.rl_rounds, self.questions) < 1:
+            raise UserError("stories, requests, steps, rounds and questions of the demo must each be at least 1")
 
 
 def run(config: Config) -> None:
@@ -230,7 +235,7 @@ def stage_stories(out: Path, told: str, cat: str) -> dict[str, str]:
 def hardware() -> str:
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    return f"{platform.machine()} processor, {torch.get_num_threads()} threads"
+    return f"a {platform.machine()} processor with {torch.get_num_threads()} of its cores"
 
 
 def say_end(out: Path, facts: dict[str, Any]) -> None:

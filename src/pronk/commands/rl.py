@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from pronk.commands.training import check_numbers, digest, show_plan, told_of_memory
+from pronk.commands.training import card, check_numbers, digest, show_plan, told_of_memory
 from pronk.config import save
 from pronk.data.encode import encode_prompt
 from pronk.data.files import Skipped, expand
@@ -118,7 +118,8 @@ def run(config: Config) -> None:
         with told_of_memory(config.train.micro_batch or rows):
             started = partial(save, config, out, "rl")
             holder.fit(learner, source, loss, track, beside=lambda: listener.statistics, started=started)
-    huggingface.save(out / "model", policy, tokenizer, generation={"temperature": 0.7})
+    about = card("rl", config, f"{learner.steps} steps")
+    huggingface.save(out / "model", policy, tokenizer, {"temperature": 0.7}, about)
     plot_run(out)
     print(f"rl: the model is in {out / 'model'}", flush=True)
 

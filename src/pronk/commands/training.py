@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch.distributed.device_mesh import DeviceMesh
 
-from pronk.config import flag
+from pronk.config import flag, to_toml
 from pronk.config import save as save_config
 from pronk.data.encode import encode_prompt
 from pronk.data.loader import Loader, evaluation
@@ -113,10 +113,21 @@ def train_on_shards(
         loss = watch.loss(learner.steps)
     trained = whole_model(learner, model)  # all ranks take part
     if run.main:
-        save(out / "model", trained, tokenizer, generation={"temperature": 0.7})
+        save(
+            out / "model",
+            trained,
+            tokenizer,
+            {"temperature": 0.7},
+            card(run.name, config, f"validation loss {loss:.4f}"),
+        )
         plot_run(out)
         _say_end(run.name, loader, loss, out)
     return loss
+
+
+def card(command: str, config: Any, result: str) -> str:
+    """How a model was made, for the README of its folder."""
+    return f"`pronk {command}`, {result}, with these settings:\n\n```toml\n{to_toml(config)}```\n"
 
 
 def open_run(config: Settings, name: str, mesh: DeviceMesh | None, model: str = "") -> Run:
@@ -237,8 +248,6 @@ def check_length(length: int, model: ModelConfig, new: bool = False) -> None:
 
 def show_plan(config: Any, model: Model, train: TrainConfig, device: torch.device, copies: int = 0) -> None:
     """What a run would take, beside its resolved settings; time from a measured matrix product."""
-    from pronk.config import to_toml
-
     facts = plan(model, train, pick_precision(train.precision, device), copies)
     work = flops_per_token(model, model.config, train.length) or 6.0 * sum(p.numel() for p in model.parameters())
     seconds = work * train.steps * train.batch * train.length / (_roof(device) / 3)

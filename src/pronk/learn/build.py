@@ -61,7 +61,7 @@ def pick_device(wish: str) -> torch.device:
     if wish == "auto":
         return torch.device(next(name for name, found in there.items() if found))
     if not there[wish]:
-        raise UserError(f"--train.device {wish}: this machine has none that torch can use; `pronk doctor` says more")
+        raise UserError(f"device {wish}: this machine has none that torch can use; `pronk doctor` says more")
     return torch.device(wish)
 
 
@@ -75,10 +75,10 @@ def pick_precision(wish: str, device: torch.device) -> Literal["fp32", "bf16"]:
 
 
 def _product(dtype: torch.dtype) -> float:
-    """Seconds of the fastest of five matrix products of a small model's size."""
+    """Seconds of the fastest of twenty matrix products of a small model's size: the choice must not waver."""
     x, w = torch.ones(1024, 128, dtype=dtype), torch.ones(128, 512, dtype=dtype)
     times = []
-    for _ in range(5):
+    for _ in range(20):
         started = time.perf_counter()
         x @ w
         times.append(time.perf_counter() - started)
