@@ -52,7 +52,7 @@ class Config:
     """requests with stories to tune on"""
     pretrain_steps: int = 300
     sft_steps: int = 1200
-    rl_rounds: int = 70
+    rl_rounds: int = 74
     questions: int = 500
     """prompts of each measurement"""
 
@@ -154,7 +154,7 @@ def aligning(config: Config, out: Path) -> rl.Config:
         reward_text="cat",
         freeze=("embed",),
         rollout=RolloutConfig(prompts=24, n=4, max_tokens=144),
-        kl=KLConfig(0.1),
+        kl=KLConfig(0.08),
         optim=OptimConfig("adamw", lr=6e-4, warmup=2, schedule="linear", final=0.1, weight_decay=0.0),
         train=TrainConfig(config.rl_rounds, seed=config.seed, spike=0.0, log_every=1, save_every=0),
     )
