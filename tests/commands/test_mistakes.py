@@ -314,3 +314,8 @@ def test_every_command_has_its_file_and_its_help(name, capsys):
     said = capsys.readouterr().out
     assert f"pronk {name}" in said
     assert (command.config_class.__doc__ or "").split("\n")[0].rstrip(".") in " ".join(said.replace("│", "").split())
+
+
+def test_conversations_longer_than_a_row_are_told_of(here, capsys):
+    pronk("sft", "--out", "cut", "--data", "requests.jsonl", "--model", "run/model", *steps(2, length=32))
+    assert "conversations are longer than a row and lose their ends: --train.length" in capsys.readouterr().out

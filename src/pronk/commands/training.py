@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+import numpy as np
 import torch
 from torch.distributed.device_mesh import DeviceMesh
 
@@ -96,6 +97,8 @@ def train_on_shards(
         world=world,
     )
     run.sparse = frozenset(f"loss/{shards.name}" for shards in train)
+    if kind == "conversations" and run.main:
+        warn_of_cuts(run.name, train, settings.length)
     facts = flops_per_token(model, model.config, settings.length)
     track = run.track(flops_per_token=facts, peak=peak(learner.device, learner.precision, world))
     watch = _Watch(config, learner, tokenizer, validation, kind, track)
@@ -121,13 +124,24 @@ def train_on_shards(
             card(run.name, config, f"validation loss {loss:.4f}"),
         )
         plot_run(out)
-        _say_end(run.name, loader, loss, out)
+        _say_end(run.name, loss, out)
     return loss
 
 
 def card(command: str, config: Any, result: str) -> str:
     """How a model was made, for the README of its folder."""
     return f"`pronk {command}`, {result}, with these settings:\n\n```toml\n{to_toml(config)}```\n"
+
+
+def warn_of_cuts(name: str, train: Sequence[Shards], length: int) -> None:
+    """Say before training how many conversations are longer than a row: of them, no more than that is learned."""
+    lengths = np.concatenate([np.diff(shards.offsets) - 1 for shards in train])
+    if long := int((lengths > length).sum()):
+        print(
+            f"{name}: {long:,} of {len(lengths):,} conversations are longer than a row and lose their ends: "
+            f"--train.length {int(lengths.max())} would hold the longest",
+            flush=True,
+        )
 
 
 def open_run(config: Settings, name: str, mesh: DeviceMesh | None, model: str = "") -> Run:
@@ -276,7 +290,6 @@ def _roof(device: torch.device) -> float:
     return rounds * 2 * size**3 / (time.perf_counter() - started)
 
 
-def _say_end(name: str, loader: Loader, loss: float, out: Path) -> None:
+def _say_end(name: str, loss: float, out: Path) -> None:
     reached = f"validation loss {loss:.4f} nats per token" if math.isfinite(loss) else "no validation loss"
-    cut = f"; {loader.truncated} conversations lost their end (--train.length)" if loader.truncated else ""
-    print(f"{name}: {reached}{cut}\n{name}: the model is in {out / 'model'}", flush=True)
+    print(f"{name}: {reached}\n{name}: the model is in {out / 'model'}", flush=True)
