@@ -1,4 +1,4 @@
-"""Character Shakespeare on a CPU: a plain GPT by nanoGPT's CPU recipe, then pronk in the same wall time and in about 90 s.
+"""Character Shakespeare on a CPU: a plain GPT by nanoGPT's CPU recipe, then pronk in that time and in about 90 s.
 
 usage: OMP_NUM_THREADS=2 OMP_WAIT_POLICY=PASSIVE python bench/shakespeare_cpu.py tinyshakespeare.txt
 Validation: the whole last tenth of the text in non-overlapping windows of the model's own context (64 and 256).
