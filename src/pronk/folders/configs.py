@@ -11,6 +11,7 @@ from pronk.errors import UserError
 from pronk.models.config import ModelConfig
 
 OURS = {"decoder": "PronkDecoder", "lstm": "PronkLSTM"}
+SCORES = "ForSequenceClassification"
 LLAMA_ALLOWS: dict[str, tuple[Any, ...]] = {
     "attention_bias": (False, None),
     "mlp_bias": (False, None),
@@ -82,6 +83,34 @@ def to_json(config: ModelConfig, ids: Mapping[str, int | None], dtype: str) -> d
     return {"architectures": [OURS[config.family]], "model_type": "pronk", **shared, "pronk": own}
 
 
+def scorer_json(values: Mapping[str, Any], bias: float) -> dict[str, Any]:
+    """config.json of a reward model whose body's is `values`: transformers' SequenceClassification with one label.
+
+    Its score layer has no bias, so ours stands here: our scores are transformers' logits + score_bias.
+    """
+    label = {"id2label": {"0": "score"}, "label2id": {"score": 0}, "score_bias": bias}
+    return {**values, "architectures": [scorer_name(values["architectures"][0])], **label}
+
+
+def scorer_name(name: str) -> str:
+    """LlamaForCausalLM -> LlamaForSequenceClassification, PronkLSTM -> PronkLSTMForSequenceClassification."""
+    return name.removesuffix("ForCausalLM").removesuffix("LMHeadModel") + SCORES
+
+
+def is_scorer(values: Mapping[str, Any]) -> bool:
+    """Whether a config.json says that its folder holds a reward model."""
+    names = values.get("architectures")
+    return isinstance(names, list) and bool(names) and str(names[0]).endswith(SCORES)
+
+
+def score_bias(values: Mapping[str, Any], file: Path) -> float:
+    """What is added to each score; 0 in folders that are not ours."""
+    value = values.get("score_bias", 0.0)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise UserError(f"{file}: score_bias is {json.dumps(value)[:60]}, expected a number")
+    return float(value)
+
+
 def _llama_keys(config: ModelConfig) -> dict[str, Any]:
     rope: dict[str, Any] = {"rope_type": "default", "rope_theta": config.rope_theta}
     if config.rope_factor != 1.0:
@@ -112,6 +141,8 @@ def from_json(values: Mapping[str, Any], file: Path) -> ModelConfig:
     keys = Keys(values, file)
     names = values.get("architectures") or {"llama": ["LlamaForCausalLM"]}.get(str(values.get("model_type")), [None])
     name = names[0] if isinstance(names, list) else names
+    if is_scorer(values):  # the body is the language model's
+        name = next((one for one in READERS if scorer_name(one) == name), name)
     if not isinstance(name, str) or name not in READERS:
         raise UserError(f"{file}: architecture {name} is not supported (supported: {', '.join(READERS)})")
     try:

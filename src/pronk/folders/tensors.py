@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pronk.errors import UserError
 from pronk.models.build import Model
+from pronk.models.heads import Scorer
 from pronk.models.positions import Rotary
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -48,12 +49,23 @@ def unchanged(name: str) -> str:
     return name
 
 
+def scorers(rename: Rename) -> Rename:
+    """The names of a Scorer's tensors, given its body's; empty for what is in no file."""
+
+    def renamed(name: str) -> str:
+        if name in ("value.bias", "body.head.weight"):
+            return ""
+        return "score.weight" if name == "value.weight" else rename(name.removeprefix("body."))
+
+    return renamed
+
+
 # ── writing
 
 
-def write(model: Model, folder: Path, rename: Rename) -> None:
+def write(model: Model | Scorer, folder: Path, rename: Rename) -> None:
     """The model's parameters, a tied matrix once, in one file or in shards with an index."""
-    tensors = {rename(name): parameter.detach() for name, parameter in model.named_parameters()}
+    tensors = {rename(name): parameter.detach() for name, parameter in model.named_parameters() if rename(name)}
     shards = split(tensors, SHARD)
     if len(shards) == 1:
         return write_file(shards[0], folder / SINGLE)
@@ -89,14 +101,15 @@ def write_file(tensors: Mapping[str, Tensor], path: Path) -> None:
 # ── reading
 
 
-def read(model: Model, folder: Path, rename: Rename, device: torch.device | str) -> None:
+def read(model: Model | Scorer, folder: Path, rename: Rename, device: torch.device | str) -> None:
     """Give a model that was built on the meta device its memory, and its weights from the folder's files.
 
     One tensor is in flight at a time, cast to the parameter's type. Raises UserError naming the file and tensor.
     """
     places = locate(folder)
-    wanted = {rename(name): parameter for name, parameter in model.named_parameters()}
-    ignored = {rename("head.weight")} if model.config.tied else set()
+    body: Model = model.body if isinstance(model, Scorer) else model  # type: ignore[assignment]
+    wanted = {rename(name): parameter for name, parameter in model.named_parameters() if rename(name)}
+    ignored = {rename("head.weight")} if body.config.tied else set()
     compare(set(wanted), set(places), ignored, folder)
     by_file: dict[Path, list[str]] = {}
     for name in wanted:
@@ -106,12 +119,12 @@ def read(model: Model, folder: Path, rename: Rename, device: torch.device | str)
             for name in names:
                 check(file.get_slice(name), wanted[name], name, path)
     materialise(model, device)
-    wanted = {rename(name): parameter for name, parameter in model.named_parameters()}
+    wanted = {rename(name): parameter for name, parameter in model.named_parameters() if rename(name)}
     for name, parameter in wanted.items():
         with opened(places[name]) as file, torch.no_grad():  # opened anew each time: what was read leaves memory
             parameter.copy_(file.get_tensor(name))
     for name in ignored & set(places):
-        check_tied(places[name], name, model.embed.weight)
+        check_tied(places[name], name, body.embed.weight)
 
 
 def locate(folder: Path) -> dict[str, Path]:

@@ -1,6 +1,7 @@
 """From a ModelConfig to a model; one row a family."""
 
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from torch import nn
 
 from pronk.models.config import ModelConfig
 from pronk.models.decoder import Decoder
+from pronk.models.heads import Head, Scorer
 from pronk.models.recurrent import Recurrent
 
 FAMILIES: dict[str, type[Decoder] | type[Recurrent]] = {"decoder": Decoder, "lstm": Recurrent}
@@ -22,6 +24,15 @@ def build(config: ModelConfig, device: torch.device | str = "cpu", seed: int | N
         raise ValueError("model.vocab must be set: it is the tokenizer's size")
     with torch.device(device):
         return FAMILIES[config.family](config)
+
+
+def to_scorer(model: Model) -> Scorer:
+    """The model's body under a fresh value head. Its vocabulary head goes where it is untied: no score reads it."""
+    c = model.config
+    if not c.tied:
+        model.config, model.head = replace(c, tied=True), Head(c.vocab, c.width, model.embed)
+    with next(model.parameters()).device:
+        return Scorer(model, c.width)
 
 
 def eager(model: nn.Module) -> AbstractContextManager[Any]:
