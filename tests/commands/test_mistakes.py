@@ -54,7 +54,7 @@ MISTAKES = {
     "no file": (PRETRAIN, ["nothing to train on", "--data"]),
     "unknown ending": ((*PRETRAIN, "--data", "broken.toml"), ["broken.toml: unknown ending", "pronk reads .txt"]),
     "not UTF-8, strict": (
-        (*PRETRAIN, "--data", "latin.jsonl", "--read.strict"),
+        (*PRETRAIN, "--data", "latin.jsonl", "--strict"),
         ["latin.jsonl:2: not UTF-8 (byte 14 of the line)", "skipped and counted"],
     ),
     "missing key": (

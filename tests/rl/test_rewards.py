@@ -1,5 +1,7 @@
 """Rewards: batched, lifted, from the user's file, weighted; errors that name the word and the cure."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 
@@ -83,6 +85,8 @@ def test_similarity_is_the_cosine_to_the_text():
     samples[0].text, samples[1].text = "a", "b"
     reward = similarity("cat", lambda texts: np.array([vectors[text] for text in texts]))
     assert reward(samples) == pytest.approx([0.6, 0.0])
+    samples[0].prompt = Prompt((), {"kind": "b"})  # the animal that was asked for
+    assert reward(samples) == pytest.approx([0.8, 0.0])
 
 
 def test_subject_and_well_formed_read_the_story():
@@ -93,7 +97,7 @@ def test_subject_and_well_formed_read_the_story():
     other = "dog" if story.kind != "dog" else "cat"
     assert subject(story.kind)([told]) == [1.0]
     assert subject(other)([told]) == [0.0]
-    assert REWARDS["well-formed"]("")([told, cut]) == [1.0, 0.0]
+    assert REWARDS["well-formed"]("", nullcontext)([told, cut]) == [1.0, 0.0]
     told.prompt = Prompt((), {"kind": other})
     assert subject(story.kind)([told]) == [0.0]
     cut.prompt = Prompt((), {"kind": story.kind})

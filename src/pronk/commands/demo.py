@@ -45,7 +45,7 @@ class Config:
     """folder for everything"""
     seed: int = 0
     embed: bool = False
-    """reward the similarity of a story to the word "cat" (MiniLM, needs [embed]) instead of the checker's verdict"""
+    """reward the similarity of a story to the word "cat" (MiniLM, needs [embed]) instead of being about one"""
     stories: int = 6_000
     """stories to pretrain on"""
     requests: int = 19_000
@@ -150,7 +150,7 @@ def aligning(config: Config, out: Path) -> rl.Config:
         model=str(out / "sft" / "model"),
         prompts=str(out / "world" / "prompts.jsonl"),
         out=str(out / "rl"),
-        reward=("similarity",) if config.embed else ("0.6*subject", "0.4*well-formed"),
+        reward=("2*similarity", "0.4*well-formed") if config.embed else ("0.6*subject", "0.4*well-formed"),
         reward_text="cat",
         freeze=("embed",),
         rollout=RolloutConfig(prompts=24, n=4, max_tokens=144),
@@ -177,7 +177,8 @@ def measure(config: Config, out: Path) -> dict[str, Any]:
     told, free_before, free_after = tell(before, asked_q), tell(before, free_q), tell(after, free_q)
     kl, kl_error = measures.kl_per_sequence(after, before, free_q[:: max(1, len(free_q) // 250)], stop, config.seed)
     align = {
-        "reward_kind": "similarity of the story to the word “cat” by MiniLM embeddings"
+        "reward_kind": "2 × MiniLM similarity of the story to “cat”, or to the animal that was asked for, "
+        "+ 0.4 × “well formed”"
         if config.embed
         else "0.6 × “about a cat, unless another animal was asked for” + 0.4 × “well formed”",
         "cat_rate_before": measures.about_rate(free_before, "cat"),

@@ -22,6 +22,8 @@ class Config:
     """texts to continue, or conversations of which the assistant's words are learned"""
     overwrite: bool = False
     """replace prepared data that is there already"""
+    strict: bool = False
+    """stop at the first unusable line instead of counting it"""
     read: ReadConfig = field(default_factory=ReadConfig)
 
 
@@ -35,7 +37,7 @@ def run(config: Config) -> None:
         config.kind,
         read.split,
         read.validation,
-        read.strict,
+        config.strict,
         separator,
         read.key,
         config.overwrite,

@@ -31,6 +31,8 @@ class Config:
     """tokenizer folder; none = learn one from the data"""
     sample: str = ""
     """text that samples begin with"""
+    strict: bool = False
+    """stop at the first unusable line instead of counting it"""
     dry_run: bool = False
     """show what would be done, and stop"""
     vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)
@@ -53,7 +55,9 @@ def run(config: Config) -> None:
         out = Path(config.out)
         with main_first(mesh):
             tokenizer = _tokenizer(config, out)
-            train, validation = open_sources(config.data, out / "data", tokenizer, "documents", config.read)
+            train, validation = open_sources(
+                config.data, out / "data", tokenizer, "documents", config.read, config.strict
+            )
         model = build(_shape(config, tokenizer.size), device, seed=config.train.seed)
         train_on_shards(config, run, model, tokenizer, train, validation, "documents")
 

@@ -35,13 +35,16 @@ from pronk.models.heads import ActorCritic, Scorer, disable_dropout
 from pronk.models.presets import PRESETS as SIZES
 from pronk.rl.algorithms import ALGORITHMS, AlgorithmConfig
 from pronk.rl.kl import KLConfig
-from pronk.rl.rewards import Reward, named
+from pronk.rl.rewards import Compute, Reward, named
 from pronk.rl.rollouts import RolloutConfig, RolloutSource
 from pronk.text.chat import end_of_turn
 from pronk.text.tokenizer import Tokenizer
 
 PRESETS = {"critic_model.preset": SIZES}
-FREE = ("out", "dry_run", "show", "train.resume", "train.keep", "train.log_every", "train.save_every", "train.device")
+FREE = (
+    *("out", "dry_run", "show", "strict", "train.resume", "train.keep"),
+    *("train.log_every", "train.save_every", "train.device"),
+)
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,8 @@ class Config:
     """parts that are not trained, by the beginning of their names, such as embed"""
     show: int = 3
     """samples to note in samples.jsonl at each log"""
+    strict: bool = False
+    """stop at the first unusable line instead of counting it"""
     dry_run: bool = False
     """show what would be done, and stop"""
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
@@ -103,7 +108,7 @@ def run(config: Config) -> None:
             prompts,
             lambda prompt: encode_prompt(tokenizer, prompt.messages),
             end_of_turn(tokenizer),
-            rewards(config),
+            rewards(config, learner.compute),
             ALGORITHMS[config.algorithm],
             config.rollout,
             config.rl,
@@ -124,12 +129,12 @@ def run(config: Config) -> None:
     print(f"rl: the model is in {out / 'model'}", flush=True)
 
 
-def rewards(config: Config) -> dict[str, tuple[float, Reward]]:
+def rewards(config: Config, compute: Compute) -> dict[str, tuple[float, Reward]]:
     """The rewards by short names; what goes wrong in a user's file is told as theirs."""
     found = {}
     for word in config.reward:
         with _told_as_theirs(word):
-            ((name, (weight, reward)),) = named([word], config.reward_text).items()
+            ((name, (weight, reward)),) = named([word], config.reward_text, compute).items()
         short = Path(name).name
         found[name if short in found else short] = weight, _guarded(word, reward)
     return found or named([], config.reward_text)
@@ -166,7 +171,7 @@ def settings(config: Config) -> dict[str, Any]:
 
 def read(config: Config, policy: Model, tokenizer: Tokenizer) -> tuple[list[Prompt], int]:
     """The prompts, each with room for an answer, and the tokens of the longest."""
-    skipped = Skipped()
+    skipped = Skipped(config.strict)
     found = list(read_prompts(config.prompts, skipped=skipped))
     for line in skipped.report():
         print(f"rl: skipped {line}")

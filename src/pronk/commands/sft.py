@@ -24,6 +24,8 @@ class Config:
     """folder for the run; the model goes to its model/"""
     sample: str = ""
     """what samples answer"""
+    strict: bool = False
+    """stop at the first unusable line instead of counting it"""
     dry_run: bool = False
     """show what would be done, and stop"""
     read: ReadConfig = field(default_factory=ReadConfig)
@@ -45,5 +47,5 @@ def run(config: Config) -> None:
         check_length(config.train.length, model.config)
         with main_first(mesh):
             place = Path(config.out) / "data"
-            train, validation = open_sources(config.data, place, tokenizer, "conversations", config.read)
+            train, validation = open_sources(config.data, place, tokenizer, "conversations", config.read, config.strict)
         train_on_shards(config, run, model, tokenizer, train, validation, "conversations")

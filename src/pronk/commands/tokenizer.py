@@ -32,12 +32,14 @@ class Config:
     """files (.txt .jsonl .parquet, also .gz .zst), globs, folders, or a data set id"""
     out: str = "out/tokenizer"
     """folder to write"""
+    strict: bool = False
+    """stop at the first unusable line instead of counting it"""
     vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)
     read: ReadConfig = field(default_factory=ReadConfig)
 
 
 def run(config: Config) -> None:
-    skipped = Skipped()
+    skipped = Skipped(config.strict)
     tokenizer = learn(config.data, config.vocabulary, config.read, skipped)
     tokenizer.save(config.out)
     print("\n".join([*skipped.report(), f"{config.out}: {tokenizer.size:,} tokens ({config.vocabulary.kind})"]))
@@ -48,7 +50,7 @@ def learn(
 ) -> Tokenizer:
     """A tokenizer trained on the beginning of the data."""
     separator = read.separator.encode().decode("unicode_escape") or None
-    texts = (d.text for d in documents(list(data), read.strict, skipped, separator, read.key))
+    texts = (d.text for d in documents(list(data), skipped=skipped, separator=separator, key=read.key))
     return train(_first(texts, vocabulary.sample), vocabulary.kind, vocabulary.size)
 
 

@@ -38,7 +38,7 @@ from pronk.models.config import ModelConfig
 from pronk.text.tokenizer import Tokenizer
 
 FREE = (  # may change when a run goes on
-    *("out", "dry_run", "sample", "train.resume", "train.keep", "train.log_every", "train.save_every"),
+    *("out", "dry_run", "sample", "strict", "train.resume", "train.keep", "train.log_every", "train.save_every"),
     *("train.eval_every", "train.batch", "train.micro_batch", "train.device", "train.compile"),
 )
 

@@ -32,8 +32,6 @@ class ReadConfig:
     """what separates the documents of a .txt file; none = a file is one document"""
     key: str = "text"
     """where a row of .jsonl or .parquet has its text"""
-    strict: bool = False
-    """stop at the first unusable line instead of counting it"""
 
 
 def open_sources(
@@ -42,8 +40,12 @@ def open_sources(
     tokenizer: Tokenizer,
     kind: Literal["documents", "conversations"],
     read: ReadConfig,
+    strict: bool = False,
 ) -> tuple[list[Shards], list[Shards]]:
-    """Training and validation shards of each word of --data; prepared ones are kept in `folder` and used again."""
+    """Training and validation shards of each word of --data; prepared ones are kept in `folder` and used again.
+
+    strict: the first unusable line is a UserError.
+    """
     train: list[Shards] = []
     validation: list[Shards] = []
     names = _names(data)
@@ -51,7 +53,7 @@ def open_sources(
         place = Path(word)
         if not (place / "train" / "meta.json").exists():
             place = folder / name
-            _prepare_once(word, place, tokenizer, kind, read)
+            _prepare_once(word, place, tokenizer, kind, read, strict)
         for side, found in (("train", train), ("val", validation)):
             if (place / side).exists():
                 shards = open_shards(place / side)
@@ -74,12 +76,17 @@ def fill(kind: Literal["documents", "conversations"], read: ReadConfig) -> Fill:
 
 
 def _prepare_once(
-    word: str, place: Path, tokenizer: Tokenizer, kind: Literal["documents", "conversations"], read: ReadConfig
+    word: str,
+    place: Path,
+    tokenizer: Tokenizer,
+    kind: Literal["documents", "conversations"],
+    read: ReadConfig,
+    strict: bool,
 ) -> None:
     """Prepare unless the folder was made from the same files with the same settings."""
     files = [Path(name) for name in expand(word)]
     stamps = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) if f.exists() else (str(f),) for f in files]
-    settings = {k: v for k, v in asdict(read).items() if k not in ("order", "fill", "weights")}
+    settings = {k: v for k, v in asdict(read).items() if k not in ("order", "fill", "weights")} | {"strict": strict}
     made_from = json.dumps({"files": stamps, "kind": kind, "tokenizer": tokenizer.fingerprint, "read": settings})
     note = place.parent / f"{place.name}.json"
     if place.exists() and note.exists() and note.read_text() == made_from:
@@ -92,7 +99,7 @@ def _prepare_once(
         kind,
         read.split,
         read.validation,
-        read.strict,
+        strict,
         read.separator.encode().decode("unicode_escape") or None,
         read.key,
         overwrite=True,
