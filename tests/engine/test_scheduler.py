@@ -29,7 +29,7 @@ def test_random_arrivals_departures_and_cancels_leak_nothing(family):
     how = [Sampling(chance.randint(1, 12), seed=i, **chance.choice(CHOICES)) for i in range(400)]
     alone = Engine(engine.model, slots=400).generate(asked, how)
     room = engine._new_room(6, 64, 6)
-    scheduler, coming, done, cancelled = Scheduler(room), list(enumerate(engine._requests(asked, how))), {}, set()
+    scheduler, coming, done, cancelled = Scheduler(room), list(enumerate(engine.requests(asked, how))), {}, set()
     numbers = {id(request): place for place, request in coming}
     with torch.no_grad():
         while coming or scheduler.busy:

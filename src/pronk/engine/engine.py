@@ -62,21 +62,21 @@ class Engine:
         a list, each prompt's seed is its own. Raises UserError for prompts that are empty, too long or not this
         model's ids.
         """
-        requests = self._requests(prompts, sampling)
+        requests = self.requests(prompts, sampling)
         live = [request for request in requests if request.sampling.max_tokens]
         with _resting(self.model), self._borrowed(live) as room:
             scheduler = Scheduler(room)
             scheduler.add(live)
             while scheduler.busy:
                 scheduler.step()
-        return [self._completion(request) for request in requests]
+        return [self.completion(request) for request in requests]
 
     def stream(self, prompt: Sequence[int], sampling: Sampling = PLAIN) -> Iterator[Piece]:
         """The answer piece by piece; leaving the loop early ends it. With decode, never half a character, and text
         that may begin a stop text is held back."""
         if sampling.n != 1:
             raise UserError(f"a stream gives one answer: n must be 1, not {sampling.n}")
-        (request,) = self._requests([prompt], [sampling])
+        (request,) = self.requests([prompt], [sampling])
         request.text = TextStream(self.decode or (lambda ids: ""), sampling.stop_texts)
         return self._pieces(request)
 
@@ -121,6 +121,14 @@ class Engine:
         numbers = logps(output, targets, temperature)[0].tolist() if width > 1 else [[]] * len(ids)
         return [line[: len(row) - 1] for line, row in zip(numbers, ids)]
 
+    @contextmanager
+    def scheduler(self, stops: int = 8) -> Iterator[Scheduler]:
+        """A scheduler over all slots and the whole context, for `requests` that come and go at any time (a server).
+        stops: the most stop ids of one. The engine's other methods may be used meanwhile, from the same thread."""
+        longest = Request([0], Sampling(stop=tuple(range(stops))), 0, self.context - 1)
+        with _resting(self.model), self._borrowed([longest] * self.slots) as room:
+            yield Scheduler(room)
+
     def load(self, weights: nn.Module | Mapping[str, Tensor]) -> None:
         """Take new weights, cast to the engine's type. Nothing to do for the very model that the engine runs; the
         caller's own model is never written to."""
@@ -146,7 +154,8 @@ class Engine:
 
     # ── requests and results
 
-    def _requests(self, prompts: Sequence[Sequence[int]], sampling: Sampling | Sequence[Sampling]) -> list[Request]:
+    def requests(self, prompts: Sequence[Sequence[int]], sampling: Sampling | Sequence[Sampling]) -> list[Request]:
+        """What a scheduler takes: one for each sample, checked and with its seed. As generate reads its arguments."""
         alone = isinstance(sampling, Sampling)
         each = [sampling] * len(prompts) if isinstance(sampling, Sampling) else list(sampling)
         if len(each) != len(prompts):
@@ -181,7 +190,8 @@ class Engine:
             )
         return ids
 
-    def _completion(self, request: Request) -> Completion:
+    def completion(self, request: Request) -> Completion:
+        """What became of a request that has ended."""
         ids, s = request.ids, request.sampling
         text = None
         if self.decode is not None:
