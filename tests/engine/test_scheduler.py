@@ -8,7 +8,7 @@ import torch
 from pronk.engine.engine import Engine
 from pronk.engine.scheduler import PREFILL, Scheduler
 from pronk.engine.sequence import Sampling
-from pronk.models.decoder import Decoder
+from pronk.engine.twin import Twin
 
 from .make import V, close, make, prompts
 
@@ -54,14 +54,14 @@ def test_random_arrivals_departures_and_cancels_leak_nothing(family):
 
 def counted(monkeypatch):
     """Prompt rows prefilled, so far."""
-    rows, plain = [], Decoder.forward
+    rows, plain = [], Twin.__call__
 
     def forward(self, tokens, positions=None, documents=None, state=None):
         if state is not None and state.fresh:
             rows.extend(positions.max(1).values.tolist())
         return plain(self, tokens, positions, documents, state)
 
-    monkeypatch.setattr(Decoder, "forward", forward)
+    monkeypatch.setattr(Twin, "__call__", forward)
     return rows
 
 
@@ -83,7 +83,7 @@ def test_equal_prompts_that_come_together_share_one_prefill(monkeypatch):
 
 
 def test_prompts_are_prefilled_in_forwards_of_bounded_size(monkeypatch):
-    model, sizes, plain = make(context=512), [], Decoder.forward
+    model, sizes, plain = make(context=512), [], Twin.__call__
 
     def forward(self, tokens, positions=None, documents=None, state=None):
         sizes.append(tokens.numel())
@@ -91,20 +91,20 @@ def test_prompts_are_prefilled_in_forwards_of_bounded_size(monkeypatch):
 
     asked = prompts(*[400] * 22, *[300] * 10, 2, 1)
     alone = Engine(model).generate([asked[25]], [Sampling(3, seed=25)])[0]
-    monkeypatch.setattr(Decoder, "forward", forward)
+    monkeypatch.setattr(Twin, "__call__", forward)
     done = Engine(model).generate(asked, [Sampling(3, seed=i) for i in range(len(asked))])
     assert max(sizes) <= PREFILL
     assert done[25].ids == alone.ids
 
 
 def test_memory_read_grows_with_the_text_and_not_with_the_room(monkeypatch):
-    spans, plain = [], Decoder.forward
+    spans, plain = [], Twin.__call__
 
     def forward(self, tokens, positions=None, documents=None, state=None):
         spans.append(None if state.fresh else state.span)
         return plain(self, tokens, positions, documents, state)
 
-    monkeypatch.setattr(Decoder, "forward", forward)
+    monkeypatch.setattr(Twin, "__call__", forward)
     Engine(make(context=256)).generate(prompts(30, 3), [Sampling(20), Sampling(200)])
     assert spans[1] == 32
     assert max(s for s in spans if s) == 208

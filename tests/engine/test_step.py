@@ -42,7 +42,7 @@ def tensors(room):
 
 
 def replayed(engine, slots, length):
-    model = engine.model
+    model = engine._runs
     return Replayed(model, model.new_state(slots + 1, length), Rows(slots, length, V, 3, torch.device("cpu")))
 
 
@@ -70,7 +70,7 @@ def test_rows_at_no_position_stay_as_they_are(family):
     room.rows.positions.fill_(NOWHERE)
     length = room.rows.length
     before = [t.clone() for t in tensors(room)]
-    decode(engine.model, room.state, room.rows, 3, length, Use(top_p=True))
+    decode(room.model, room.state, room.rows, 3, length, Use(top_p=True))
     for old, new in zip(before, tensors(room)):
         if new.dim() == 5:  # keys and values: the last column swallows padding
             old, new = old[:, :, :, :length], new[:, :, :, :length]

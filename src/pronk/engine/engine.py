@@ -14,6 +14,7 @@ from pronk.engine.scheduler import Scheduler
 from pronk.engine.sequence import Completion, Piece, Request, Sampling
 from pronk.engine.step import GraphRoom, Room
 from pronk.engine.text import Decode, TextStream, cut
+from pronk.engine.twin import quicken
 from pronk.errors import UserError
 from pronk.models.build import Model, eager
 from pronk.models.heads import ActorCritic
@@ -52,6 +53,7 @@ class Engine:
         if self.graphs and not self.model.embed.weight.is_cuda:
             raise UserError("graphs need a model on a CUDA device")
         self._room: Room | None = None
+        self._runs = quicken(self.model)
 
     def generate(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling | Sequence[Sampling] = PLAIN
@@ -203,6 +205,7 @@ class Engine:
     @contextmanager
     def _borrowed(self, requests: Sequence[Request]) -> Iterator[Room]:
         """A room large enough; the last one again where it is free and large enough."""
+        self._runs = quicken(self.model, self._runs)
         slots = max(1, min(self.slots, len(requests)))
         most = max((request.last for request in requests), default=0)
         length = max(128, 1 << most.bit_length()) if self.graphs else -(-(most + 1) // LENGTHS) * LENGTHS
@@ -211,7 +214,7 @@ class Engine:
         room, self._room = self._room, None
         if room is not None:
             had = room.rows
-            if had.slots < slots or had.length < length or had.stops.shape[1] < stops:
+            if room.model is not self._runs or had.slots < slots or had.length < length or had.stops.shape[1] < stops:
                 room = None
         if room is None:
             room = self._new_room(slots, length, stops)
@@ -229,8 +232,8 @@ class Engine:
     def _new_room(self, slots: int, length: int, stops: int) -> Room:
         weight = self.model.embed.weight
         rows = Rows(slots, length, self.model.config.vocab, stops, weight.device)
-        state = self.model.new_state(slots + 1, length)
-        return (GraphRoom if self.graphs else Room)(self.model, state, rows)
+        state = self._runs.new_state(slots + 1, length)
+        return (GraphRoom if self.graphs else Room)(self._runs, state, rows)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import torch
 
 from pronk.engine.rows import BLOCK, NOWHERE, Rows
 from pronk.engine.sampler import Use, distribution, sample
+from pronk.engine.twin import Twin
 from pronk.models.build import Model
 from pronk.models.state import State
 
@@ -16,7 +17,7 @@ EVERYTHING = Use(top_k=True, top_p=True, min_p=True, penalty=True)
 
 
 @torch.no_grad()
-def decode(model: Model, state: State, rows: Rows, live: int, span: int, use: Use) -> None:
+def decode(model: Model | Twin, state: State, rows: Rows, live: int, span: int, use: Use) -> None:
     """Feed the first `live` rows their token and write the next one beside its log-probability. Never asks the host.
 
     span: columns of the state that are in use. Rows at position NOWHERE stay as they are.
@@ -46,7 +47,7 @@ def decode(model: Model, state: State, rows: Rows, live: int, span: int, use: Us
 class Room:
     """Memory for one run of the engine: the state of `rows.slots` rows and a spare one, and the rows' columns."""
 
-    model: Model
+    model: Model | Twin
     state: State
     rows: Rows
 
