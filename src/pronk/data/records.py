@@ -26,12 +26,16 @@ class Conversation:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two continuations of one conversation, the better one first. strength: 1 (slightly) to 4; 0 is a tie."""
+    """Two continuations of one conversation, the better one first. strength: 1 (slightly) to 4; 0 is a tie.
+
+    first: which of the two its judge saw first, or on the left; empty where that is unknown.
+    """
 
     prompt: tuple[Message, ...]
     chosen: str
     rejected: str
     strength: int = 1
+    first: Literal["", "chosen", "rejected"] = ""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ Messages = tuple[Message, ...]
 Role = Literal["system", "user", "assistant"]
 ROLES: dict[str, Role] = {role: role for role in get_args(Role)}
 ROLES |= {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant"}
+SIDES: tuple[Literal["", "chosen", "rejected"], ...] = ("", "chosen", "rejected")
 HUMAN = re.compile(r"\n\n(Human|Assistant):")  # Anthropic's transcripts
 
 
@@ -42,7 +43,8 @@ def comparison(row: Any) -> Comparison:
         raise Unusable("the comparison has no prompt")
     if chosen == rejected:
         raise Unusable("both answers are the same")
-    return Comparison(prompt, _text(chosen, "chosen"), _text(rejected, "rejected"), _strength(row))
+    answers = _text(chosen, "chosen"), _text(rejected, "rejected")
+    return Comparison(prompt, *answers, _strength(row), _seen_first(row))
 
 
 def prompt(row: Any) -> Prompt:
@@ -122,8 +124,17 @@ def _strength(row: Mapping[str, Any]) -> int:
         if type(strength) is not int or not 0 <= strength <= 4:
             raise Unusable("strength must be a whole number from 0 (a tie) to 4")
         return strength
-    scores = row.get("score_chosen"), row.get("score_rejected")
-    return 0 if scores[0] is not None and scores[0] == scores[1] else 1
+    better, worse = row.get("score_chosen"), row.get("score_rejected")
+    if isinstance(better, int | float) and isinstance(worse, int | float) and better < worse:
+        raise Unusable("score_chosen is below score_rejected")
+    return 0 if better is not None and better == worse else 1
+
+
+def _seen_first(row: Mapping[str, Any]) -> Literal["", "chosen", "rejected"]:
+    for side in SIDES:
+        if row.get("first", "") == side:
+            return side
+    raise Unusable("first must be chosen or rejected: the answer that the judge saw first")
 
 
 def _messages(value: Any) -> Messages:
