@@ -14,6 +14,8 @@ COMMANDS = {
     "pretrain": "train a model from scratch on tokens or text",
     "sft": "teach a model to answer, from conversations",
     "rl": "align a model with a reward: REINFORCE, PPO and kin",
+    "task": "write problems whose answers can be checked: to tune, train and test on",
+    "evaluate": "grade a model's answers: how often they are right",
     "generate": "continue prompts with a model",
     "chat": "talk with a model",
     "run": "run a file of stages, one after another",

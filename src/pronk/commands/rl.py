@@ -2,9 +2,6 @@
 
 import copy
 import os
-import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -13,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from pronk.commands.scoring import rewards
 from pronk.commands.training import card, check_numbers, digest, show_plan, told_of_memory
 from pronk.config import save
 from pronk.data.encode import encode_prompt
@@ -35,7 +33,6 @@ from pronk.models.heads import ActorCritic, Scorer, disable_dropout
 from pronk.models.presets import PRESETS as SIZES
 from pronk.rl.algorithms import ALGORITHMS, AlgorithmConfig
 from pronk.rl.kl import KLConfig
-from pronk.rl.rewards import Compute, Reward, named
 from pronk.rl.rollouts import RolloutConfig, RolloutSource
 from pronk.text.chat import end_of_turn
 from pronk.text.tokenizer import Tokenizer
@@ -58,7 +55,8 @@ class Config:
     out: str = "out/rl"
     """folder for the run; the model goes to its model/"""
     reward: tuple[str, ...] = ("subject",)
-    """added up: subject, well-formed, similarity (needs [embed]), my_rewards.py:function; 0.4*name gives a weight"""
+    """added up: subject, well-formed, similarity (needs [embed]), task:arithmetic or task:gsm8k (right answers, by the
+    prompts' "answer"), my_rewards.py:function; 0.4*name gives a weight"""
     reward_text: str = "cat"
     """what subject and similarity look for"""
     algorithm: Literal["reinforce", "ppo"] = "reinforce"
@@ -108,7 +106,7 @@ def run(config: Config) -> None:
             prompts,
             lambda prompt: encode_prompt(tokenizer, prompt.messages),
             end_of_turn(tokenizer),
-            rewards(config, learner.compute),
+            rewards(config.reward, config.reward_text, learner.compute),
             ALGORITHMS[config.algorithm],
             config.rollout,
             config.rl,
@@ -127,39 +125,6 @@ def run(config: Config) -> None:
     huggingface.save(out / "model", policy, tokenizer, {"temperature": 0.7}, about)
     plot_run(out)
     print(f"rl: the model is in {out / 'model'}", flush=True)
-
-
-def rewards(config: Config, compute: Compute) -> dict[str, tuple[float, Reward]]:
-    """The rewards by short names; what goes wrong in a user's file is told as theirs."""
-    found = {}
-    for word in config.reward:
-        with _told_as_theirs(word):
-            ((name, (weight, reward)),) = named([word], config.reward_text, compute).items()
-        short = Path(name).name
-        found[name if short in found else short] = weight, _guarded(word, reward)
-    return found or named([], config.reward_text)
-
-
-def _guarded(word: str, reward: Reward) -> Reward:
-    def guarded(samples: list[Sample]) -> Sequence[float | list[float]]:
-        with _told_as_theirs(word):
-            return reward(samples)
-
-    return guarded
-
-
-@contextmanager
-def _told_as_theirs(word: str) -> Iterator[None]:
-    try:
-        yield
-    except (UserError, MemoryError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:
-        if ":" not in word:
-            raise
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{last.filename}:{last.lineno}: " if not isinstance(error, SyntaxError) else ""
-        raise UserError(f"--reward {word}: {where}{type(error).__name__}: {error}") from error
 
 
 def settings(config: Config) -> dict[str, Any]:

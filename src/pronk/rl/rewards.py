@@ -2,7 +2,7 @@
 
 import importlib.util
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -91,8 +91,13 @@ REWARDS: dict[str, Callable[[str, Compute], Reward]] = {
 }
 
 
-def named(words: Sequence[str], text: str, compute: Compute = nullcontext) -> dict[str, tuple[float, Reward]]:
-    """Weighted rewards from words such as 'subject', '0.4*well-formed', 'my_rewards.py:funny': {word: (weight, ..)}."""
+def named(
+    words: Sequence[str], text: str, compute: Compute = nullcontext, more: Mapping[str, Reward] = {}
+) -> dict[str, tuple[float, Reward]]:
+    """Weighted rewards from words such as 'subject', '0.4*well-formed', 'my_rewards.py:funny': {word: (weight, ..)}.
+
+    more: rewards that are not this room's, by name: the grades of tasks.
+    """
     rewards: dict[str, tuple[float, Reward]] = {}
     for word in words:
         weight, star, name = word.rpartition("*")
@@ -100,10 +105,12 @@ def named(words: Sequence[str], text: str, compute: Compute = nullcontext) -> di
             factor = float(weight) if star else 1.0
         except ValueError:
             raise UserError(f"--reward {word}: the weight '{weight}' is not a number; write it as 0.5*{name}") from None
-        if name not in REWARDS and ":" not in name:
-            raise UserError(
-                f"--reward {word}: no such reward; there are {', '.join(REWARDS)}, and my_rewards.py:function"
-            )
+        if name in more:
+            rewards[name] = factor, more[name]
+            continue
+        if name not in REWARDS and (":" not in name or name.startswith("task:")):
+            known = ", ".join([*REWARDS, *more])
+            raise UserError(f"--reward {word}: no such reward; there are {known}, and my_rewards.py:function")
         rewards[name] = (factor, REWARDS[name](text, compute) if name in REWARDS else from_file(name))
     if not rewards:
         raise UserError("--reward is empty: name at least one, for example --reward subject")
