@@ -16,6 +16,7 @@ COMMANDS = {
     "rl": "align a model with a reward: REINFORCE, PPO and kin",
     "task": "write problems whose answers can be checked: to tune, train and test on",
     "evaluate": "grade a model's answers: how often they are right",
+    "annotate": "let simulated people compare answers, to study what is learned from them",
     "generate": "continue prompts with a model",
     "chat": "talk with a model",
     "run": "run a file of stages, one after another",

@@ -1,0 +1,139 @@
+"""`pronk annotate --model FOLDER [FOLDER2] --prompts FILE`: simulated people compare answers, whose worth is known."""
+
+import json
+from dataclasses import dataclass
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from pronk.commands.generate import Options, encode, open_model, to_sampling
+from pronk.data.files import Skipped
+from pronk.data.read import prompts as read_prompts
+from pronk.data.records import Prompt
+from pronk.errors import UserError
+from pronk.evals.report import Rate, wilson
+from pronk.world.annotators import Annotator, Verdict, utility
+
+
+@dataclass(frozen=True)
+class Config:
+    """Lets simulated people compare answers about the story world: comparisons to learn from, and a true winner."""
+
+    model: tuple[str, ...]
+    """one model folder, which answers twice, or two to compare"""
+    prompts: str
+    """file of prompts (.jsonl with prompt or messages, .txt with one a line)"""
+    out: str = "out/comparisons.jsonl"
+    """file to write, a comparison a line; pairs of which both are bad are left out"""
+    votes: int = 1000
+    """pairs to judge"""
+    annotators: int = 8
+    """people, who take turns"""
+    noise: float = 0.5
+    """spread of each judgement's error, in units of utility"""
+    disagreement: float = 0.2
+    """spread of the people's own likings around the shared one"""
+    careless: float = 0.02
+    """share of blind clicks"""
+    dazzled: float = 0.0
+    """worth that people see in an exclamation mark, though it has none: a planted exploit"""
+    temperature: float = 1.0
+    max_tokens: int = 256
+    """longest answer, tokens"""
+    seed: int = 0
+    device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
+    slots: int = 128
+    """answers made at once"""
+
+
+class Vote(NamedTuple):
+    """A pair of answers in the order in which it was judged: `a` is of the first model."""
+
+    prompt: str
+    a: str
+    b: str
+    verdict: Verdict
+
+
+def run(config: Config) -> None:
+    if not 1 <= len(config.model) <= 2:
+        raise UserError(f"--model takes one folder or two, not {len(config.model)}")
+    if min(config.votes, config.annotators) < 1:
+        raise UserError("--votes and --annotators must be at least 1")
+    skipped = Skipped()
+    found = list(read_prompts(config.prompts, skipped=skipped))
+    for line in skipped.report():
+        print(f"annotate: skipped {line}")
+    asked = list(islice(cycle(found), config.votes))
+    pairs = zip(*answers(config, asked))
+    votes = judge(config, [(p.messages[-1].content, a, b) for p, (a, b) in zip(asked, pairs)])
+    rows = [row for vote in votes if (row := comparison(vote)) is not None]
+    out = Path(config.out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    print("\n".join([*summary(config, votes), f"annotate: {len(rows):,} comparisons in {out}"]), flush=True)
+
+
+def answers(config: Config, asked: list[Prompt]) -> list[list[str]]:
+    """Two answers to each prompt: [2][prompts], from two models or twice from one."""
+    said = []
+    for place, folder in enumerate((*config.model, *config.model)[:2]):
+        options = Options(
+            folder,
+            config.device,
+            max_tokens=config.max_tokens,
+            temperature=config.temperature,
+            seed=2 * config.seed + place,
+        )
+        opened = open_model(options, chat=True, slots=config.slots)
+        ids = [encode(opened, prompt) for prompt in asked]
+        said.append([done.text or "" for done in opened.engine.generate(ids, to_sampling(options, opened))])
+    return said
+
+
+def judge(config: Config, pairs: list[tuple[str, str, str]]) -> list[Vote]:
+    """Each pair by the next person. Which answer is shown first does not matter to them."""
+    people = [
+        Annotator(config.seed * 1000 + i, config.noise, config.disagreement, config.careless, config.dazzled)
+        for i in range(config.annotators)
+    ]
+    return [Vote(*pair, person.judge(*pair)) for pair, person in zip(pairs, cycle(people))]
+
+
+def comparison(vote: Vote) -> dict[str, Any] | None:
+    """The vote as a line of the file; None where there is nothing to learn from it."""
+    if vote.verdict.choice == "bad" or vote.a == vote.b:
+        return None
+    better, worse = (vote.b, vote.a) if vote.verdict.choice == "b" else (vote.a, vote.b)
+    return {"prompt": vote.prompt, "chosen": better, "rejected": worse, "strength": vote.verdict.strength}
+
+
+def summary(config: Config, votes: list[Vote]) -> list[str]:
+    """What the people said, what is true, and how well the two agree."""
+    truths = [(utility(v.prompt, v.a), utility(v.prompt, v.b)) for v in votes]
+    choices = [vote.verdict.choice for vote in votes]
+    clear = [(v.verdict.choice == "a") == (a > b) for v, (a, b) in zip(votes, truths) if v.verdict.choice in "ab"]
+    lines = [
+        f"annotate: {len(votes):,} votes: {choices.count('a'):,} for the first, {choices.count('b'):,} for the second, "
+        f"{choices.count('tie'):,} ties, {choices.count('bad'):,} of two bad ones",
+        f"annotate: {sum(clear) / max(1, len(clear)):.1%} of clear votes are for the truly better one",
+    ]
+    if len(config.model) == 2:
+        seen = win_rate([{"a": 1.0, "b": 0.0}.get(choice, 0.5) for choice in choices])
+        true = win_rate([1.0 if a > b else 0.5 if a == b else 0.0 for a, b in truths])
+        means = [sum(values) / len(values) for values in zip(*truths)]
+        lines.append(f"annotate: {config.model[0]} wins {spoken(seen)} of votes, ties and bad ones counted half")
+        lines.append(
+            f"annotate: {config.model[0]} wins {spoken(true)} by true utility; mean utility {means[0]:.3f} "
+            f"against {means[1]:.3f}"
+        )
+    return lines
+
+
+def win_rate(points: list[float]) -> Rate:
+    """Mean of points of 0, 1/2 and 1, with its 95 % interval."""
+    return wilson(sum(points) / len(points), len(points))
+
+
+def spoken(rate: Rate) -> str:
+    return f"{rate.value:.1%} ({rate.low:.1%} to {rate.high:.1%})"
