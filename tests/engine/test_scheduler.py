@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from pronk.engine.engine import Engine
-from pronk.engine.scheduler import PREFILL, Scheduler
+from pronk.engine.scheduler import Scheduler
 from pronk.engine.sequence import Sampling
+from pronk.engine.step import PREFILL
 from pronk.engine.twin import Twin
 
 from .make import V, close, make, prompts

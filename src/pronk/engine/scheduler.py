@@ -3,18 +3,28 @@
 import math
 from collections import deque
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 import torch
 
-from pronk.engine.rows import BLOCK, NOWHERE
+from pronk.engine.rows import BLOCK
 from pronk.engine.sampler import Use
 from pronk.engine.sequence import Request
 from pronk.engine.step import Room
 from pronk.errors import UserError
 
 SPAN = 16  # the state's columns in use are rounded up to this
-PREFILL = 8192  # prompt tokens in one forward, padding included
+CHUNK = 2048  # a longer prompt is prefilled in pieces of this size, one a step, so that it does not stall the others
 Key = tuple[int, ...]
+
+
+@dataclass
+class Long:
+    """A prompt on its way into the spare row, with the requests that wait for it."""
+
+    key: Key
+    requests: list[Request] = field(default_factory=list)
+    done: int = 0  # tokens
 
 
 class Scheduler:
@@ -22,7 +32,7 @@ class Scheduler:
 
     All but the last token of a prompt is prefilled, once for all requests of a prompt that come together; the last
     one is fed by the first step, so that every sampled token comes from the same code. The state's spare row keeps
-    the prompt whose requests did not all find a slot.
+    the prompt whose requests did not all find a slot, or takes in a long prompt piece by piece.
     """
 
     def __init__(self, room: Room) -> None:
@@ -34,38 +44,36 @@ class Scheduler:
         self._lead = 0  # position of the longest row at step 0, had it come in then
         self._use = Use()
         self._spare: Key | None = None
+        self._long: Long | None = None
 
     @property
     def busy(self) -> bool:
-        return bool(self.waiting or self.live)
+        return bool(self.waiting or self.live or self._long)
 
     def add(self, requests: Iterable[Request]) -> None:
         self.waiting.extend(requests)
 
     def step(self) -> list[Request]:
-        """Let requests in, sample one token for each live one, and return those that ended."""
+        """Let requests in, sample for the live ones, and return those that ended.
+
+        As many tokens for each row as the room's `every`, but none past the first row's full length: results are read
+        once for all of them. A row that ends in between stands still.
+        """
         self._admit()
         if not self.live:
             return []
-        if self.steps >= self._refill:
-            self.rows.refill(slice(0, len(self.live)))
-            self._refill = self.steps + BLOCK
-        self.room.decode(len(self.live), self._span(), self._use)
-        self.steps += 1
+        for _ in range(min(self.room.every, min(r.last + 1 - self._end(r) for r in self.live))):
+            if self.steps >= self._refill:
+                self.room.refill(len(self.live))
+                self._refill = self.steps + BLOCK
+            self.room.decode(len(self.live), self._span(), self._use)
+            self.steps += 1
         ended = self._ended()
         left = [self.live[row] for row in ended]
-        for row, request in zip(ended, left):
-            self._read(row, request)
+        for request in left:
+            self._finish(request)
         self._close_gaps(ended)
         return left
-
-    def fresh(self, row: int, request: Request) -> list[int]:
-        """Ids sampled since the last call, for one live request that is watched at every step."""
-        seen = len(request.prompt) + len(request.ids)
-        ids: list[int] = self.rows.ids[row, seen : self._end(request)].tolist()
-        request.ids += ids
-        request.logps += self.rows.logps[row, seen : self._end(request)].tolist()
-        return ids
 
     def cancel(self, request: Request) -> None:
         """Drop a request, waiting or live."""
@@ -73,18 +81,21 @@ class Scheduler:
             self.waiting.remove(request)
         elif request in self.live:
             self._close_gaps([self.live.index(request)])
+        elif self._long is not None and request in self._long.requests:
+            self._long.requests.remove(request)
+            self._long = self._long if self._long.requests else None
 
     # ── in
 
     def _admit(self) -> None:
         """Fill free rows from the queue; not for one row at a time, since each prefill costs a forward."""
+        self._go_on()
         free = self.rows.slots - len(self.live)
         if not self.waiting or (self.live and free < min(len(self.waiting), 1 + self.rows.slots // 8)):
             return
-        groups: dict[Key, list[Request]] = {}
-        for _ in range(min(free, len(self.waiting))):
-            request = self.waiting.popleft()
-            groups.setdefault(tuple(request.prompt), []).append(request)
+        groups = self._chosen(free)
+        if not groups:
+            return
         new = sorted((key for key in groups if key != self._spare), key=len)
         base = len(self.live)
         sources = {key: base + place for place, key in enumerate(new)}
@@ -93,7 +104,7 @@ class Scheduler:
         arrivals = [groups[key].pop(0) for key in new]
         copies = [(sources[key], request) for key, group in groups.items() for request in group]
         arrivals += [request for _, request in copies]
-        self._prefill(new, base)
+        self.room.prefill(new, base)
         self._share([source for source, _ in copies], base + len(new), max(map(len, groups)))
         self._keep_spare(sources)
         if any(request.sampling.repetition_penalty != 1 for request in arrivals):
@@ -104,21 +115,35 @@ class Scheduler:
         self.live += arrivals
         self._count()
 
-    def _prefill(self, prompts: list[Key], start: int) -> None:
-        """Forward prompts, shortest first, into the rows from `start` on."""
-        while prompts:
-            size = next((n for n in range(len(prompts), 1, -1) if n * len(prompts[n - 1]) <= PREFILL), 1)
-            group, prompts = prompts[:size], prompts[size:]
-            width = max(1, len(group[-1]) - 1)
-            tokens = torch.zeros(size, width, dtype=torch.int64)
-            positions = torch.full((size, width), NOWHERE)
-            for row, prompt in enumerate(group):
-                tokens[row, : len(prompt) - 1] = torch.tensor(prompt[:-1], dtype=torch.int64)
-                positions[row, : len(prompt) - 1] = torch.arange(len(prompt) - 1)
-            device = self.rows.device
-            state = self.room.state.select(slice(start, start + size), width, fresh=True)
-            self.room.model(tokens.to(device), positions=positions.to(device), state=state)
-            start += size
+    def _chosen(self, free: int) -> dict[Key, list[Request]]:
+        """Up to `free` requests out of the queue, by prompt. The first long prompt begins its way into the spare row,
+        other long ones wait; shorter ones pass them."""
+        groups: dict[Key, list[Request]] = {}
+        held = []
+        while free and self.waiting:
+            request = self.waiting.popleft()
+            key = tuple(request.prompt)
+            if len(key) - 1 <= CHUNK or key == self._spare:
+                groups.setdefault(key, []).append(request)
+                free -= 1
+            elif self._long is not None and self._long.key != key or self._spare in groups:
+                held.append(request)
+            else:
+                self._long, self._spare = self._long or Long(key), None
+                self._long.requests.append(request)
+        self.waiting.extendleft(reversed(held))
+        return groups
+
+    def _go_on(self) -> None:
+        """The next piece of the long prompt; after its last one, its requests are next to come in."""
+        if self._long is None:
+            return
+        long, end = self._long, min(self._long.done + CHUNK, len(self._long.key) - 1)
+        self.room.extend(list(long.key[long.done : end]), self.rows.slots, long.done)
+        long.done = end
+        if end == len(long.key) - 1:
+            self.waiting.extendleft(reversed(long.requests))
+            self._spare, self._long = long.key, None
 
     def _share(self, sources: list[int], start: int, span: int) -> None:
         """Copy the state of prefilled rows to the rows from `start` on."""
@@ -130,7 +155,7 @@ class Scheduler:
     def _keep_spare(self, sources: dict[Key, int]) -> None:
         """If requests of a prompt in hand still wait, keep its state for them."""
         key = tuple(self.waiting[0].prompt) if self.waiting else ()
-        if key in sources and key != self._spare:
+        if key in sources and key != self._spare and self._long is None:
             self._share([sources[key]], self.rows.slots, len(key))
             self._spare = key
 
@@ -153,28 +178,52 @@ class Scheduler:
     # ── out
 
     def _ended(self) -> list[int]:
-        """Numbers of the rows that ended with this step."""
-        live = len(self.live)
-        flags = self.rows.done[:live]
-        ended = set(flags.nonzero()[:, 0].tolist()) if bool(flags.any()) else set()
-        for row, request in enumerate(self.live):
-            if request.text is not None:
-                request.text.push(self._shown(request, self.fresh(row, request)))
-                if request.text.stopped:
-                    ended.add(row)
+        """Numbers of the rows that ended, their results taken; results of rows with text too."""
+        stops = any(request.sampling.stop for request in self.live)
+        flags = self.rows.done[: len(self.live), 0].tolist() if stops else [False] * len(self.live)
+        ended = {row for row, request in enumerate(self.live) if flags[row] or self._end(request) > request.last}
+        texts = {row for row, request in enumerate(self.live) if request.text is not None}
+        seen = {row: len(self.live[row].ids) for row in texts}
+        self._take(sorted(ended | texts))
+        for row in texts:
+            if self._told(self.live[row], seen[row]):
+                ended.add(row)
         return sorted(ended)
 
+    def _take(self, numbers: list[int]) -> None:
+        """Read what these rows sampled since they were last read, up to a stop id: nothing was sampled after it."""
+        if not numbers:
+            return
+        requests = [self.live[row] for row in numbers]
+        starts = [len(request.prompt) + len(request.ids) for request in requests]
+        low, high = min(starts), max(map(self._end, requests))
+        index = torch.tensor(numbers, device=self.rows.device)
+        ids = self.rows.ids[:, low:high][index].tolist()
+        logps = self.rows.logps[:, low:high][index].tolist()
+        for request, start, new, numbers_ in zip(requests, starts, ids, logps):
+            new = new[start - low : self._end(request) - low]
+            count = next((place + 1 for place, i in enumerate(new) if i in request.sampling.stop), len(new))
+            request.ids += new[:count]
+            request.logps += numbers_[start - low : start - low + count]
+
     @staticmethod
-    def _shown(request: Request, ids: list[int]) -> list[int]:
-        return ids[:-1] if ids and ids[-1] in request.sampling.stop else ids
+    def _told(request: Request, seen: int) -> bool:
+        """Tell the text of a request its new ids, one by one; True where it stopped, ids after that are dropped."""
+        assert request.text is not None
+        for count in range(seen, len(request.ids)):
+            if request.ids[count] not in request.sampling.stop:
+                request.text.push(request.ids[count : count + 1])
+            if request.text.stopped:
+                del request.ids[count + 1 :], request.logps[count + 1 :]
+                return True
+        return False
 
     def _end(self, request: Request) -> int:
-        """One past the position of the request's newest token."""
+        """One past the position of the newest token, had the request not ended early."""
         return len(request.prompt) + self.steps - request.born
 
-    def _read(self, row: int, request: Request) -> None:
-        """Take an ended request's ids and log-probabilities out of its row."""
-        self.fresh(row, request)
+    @staticmethod
+    def _finish(request: Request) -> None:
         if not math.isfinite(sum(request.logps)):
             raise UserError("the model's logits are not finite: its weights hold NaN or infinity, or overflow")
         stopped = request.ids[-1] in request.sampling.stop or (request.text is not None and request.text.stopped)

@@ -1,6 +1,6 @@
 """One token for every live row: model, rules, draw, bookkeeping; on tensors that stay, so a CUDA graph can hold it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -13,6 +13,7 @@ from pronk.engine.twin import Twin
 from pronk.models.build import Model
 from pronk.models.state import State
 
+PREFILL = 8192  # prompt tokens in one forward, padding included
 EVERYTHING = Use(top_k=True, top_p=True, min_p=True, penalty=True)
 
 
@@ -43,6 +44,22 @@ def decode(model: Model | Twin, state: State, rows: Rows, live: int, span: int, 
     positions.copy_(torch.where(alive & ~ends, places, NOWHERE))
 
 
+def padded(model: Model, state: State, prompts: Sequence[Sequence[int]], start: int, device: torch.device) -> None:
+    """Prefill prompts, shortest first, as many in a forward as PREFILL allows with all padded to the longest."""
+    while prompts:
+        size = next((n for n in range(len(prompts), 1, -1) if n * len(prompts[n - 1]) <= PREFILL), 1)
+        group, prompts = prompts[:size], prompts[size:]
+        width = max(1, len(group[-1]) - 1)
+        tokens = torch.zeros(size, width, dtype=torch.int64)
+        positions = torch.full((size, width), NOWHERE)
+        for row, prompt in enumerate(group):
+            tokens[row, : len(prompt) - 1] = torch.tensor(prompt[:-1], dtype=torch.int64)
+            positions[row, : len(prompt) - 1] = torch.arange(len(prompt) - 1)
+        part = state.select(slice(start, start + size), width, fresh=True)
+        model(tokens.to(device), positions=positions.to(device), state=part)
+        start += size
+
+
 @dataclass
 class Room:
     """Memory for one run of the engine: the state of `rows.slots` rows and a spare one, and the rows' columns."""
@@ -50,9 +67,27 @@ class Room:
     model: Model | Twin
     state: State
     rows: Rows
+    every: int = 1  # steps between two looks at who ended: on a GPU a look costs more than a wasted token
 
     def decode(self, live: int, span: int, use: Use) -> None:
+        """A token for each of the first `live` rows."""
         decode(self.model, self.state, self.rows, live, span, use)
+
+    def refill(self, live: int) -> None:
+        """Random numbers for the next BLOCK tokens of the first `live` rows."""
+        self.rows.refill(slice(0, live))
+
+    def prefill(self, prompts: Sequence[Sequence[int]], start: int) -> None:
+        """Forward all but the last token of each prompt into the rows from `start` on; prompts shortest first."""
+        padded(self.model, self.state, prompts, start, self.rows.device)
+
+    def extend(self, ids: Sequence[int], row: int, start: int) -> None:
+        """Forward ids at the positions from `start` on into a row that holds those before."""
+        end = start + len(ids)
+        tokens = torch.tensor([ids], dtype=torch.int64, device=self.rows.device)
+        positions = torch.arange(start, end, device=self.rows.device)[None]
+        state = self.state.select(slice(row, row + 1), end, fresh=start == 0)
+        self.model(tokens, positions=positions, state=state)
 
 
 @dataclass
@@ -62,10 +97,11 @@ class GraphRoom(Room):
     Weights may change in place between replays; tensors may not be replaced.
     """
 
+    every: int = 8
     graphs: dict[tuple[int, int, bool], "Replay"] = field(default_factory=dict)
 
     def decode(self, live: int, span: int, use: Use) -> None:
-        rows = min(_bucket(live, 1), self.rows.slots)
+        rows = min(_dense(live), self.rows.slots)
         span = min(_bucket(span, 128), self.rows.length)
         if use.filtered:
             self.rows.watch()
@@ -107,6 +143,13 @@ class Replay(Protocol):
 
     def replay(self) -> None: ...
     def pool(self) -> Any: ...
+
+
+def _dense(rows: int) -> int:
+    """The next of 1, 2, 4, 8, then steps of an eighth to a quarter: little work for rows that nobody is in."""
+    size = 1 << (rows - 1).bit_length()
+    step = max(8, size // 8)
+    return size if size <= 8 else -(-rows // step) * step
 
 
 def _bucket(number: int, least: int) -> int:
