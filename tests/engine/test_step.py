@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from pronk.engine import step
 from pronk.engine.engine import Engine
 from pronk.engine.rows import NOWHERE, Rows
 from pronk.engine.sampler import Use
@@ -41,9 +42,9 @@ def tensors(room):
     return [*state, *(t for t in vars(room.rows).values() if isinstance(t, torch.Tensor))]
 
 
-def replayed(engine, slots, length):
+def replayed(engine, slots, length, stops=3):
     model = engine._runs
-    return Replayed(model, model.new_state(slots + 1, length), Rows(slots, length, V, 3, torch.device("cpu")))
+    return Replayed(model, model.new_state(slots + 1, length), Rows(slots, length, V, stops, torch.device("cpu")))
 
 
 @pytest.mark.parametrize("family", ["decoder", "lstm"])
@@ -92,3 +93,11 @@ def test_nothing_is_replaced_while_generating():
 def test_graphs_need_cuda():
     with pytest.raises(UserError, match="CUDA"):
         Engine(make(), graphs=True)
+
+
+def test_buckets_are_dense():
+    """No bucket holds more than a quarter of dead rows, past the smallest."""
+    sizes = [step._dense(rows) for rows in range(1, 1025)]
+    assert all(size >= rows for rows, size in enumerate(sizes, 1))
+    assert all(size <= 1.25 * rows for rows, size in enumerate(sizes, 1) if rows > 32)
+    assert len(set(sizes)) < 40

@@ -126,7 +126,7 @@ class Scheduler:
             if len(key) - 1 <= CHUNK or key == self._spare:
                 groups.setdefault(key, []).append(request)
                 free -= 1
-            elif self._long is not None and self._long.key != key or self._spare in groups:
+            elif (self._long is not None and self._long.key != key) or self._spare in groups:
                 held.append(request)
             else:
                 self._long, self._spare = self._long or Long(key), None

@@ -44,7 +44,9 @@ def decode(model: Model | Twin, state: State, rows: Rows, live: int, span: int, 
     positions.copy_(torch.where(alive & ~ends, places, NOWHERE))
 
 
-def padded(model: Model, state: State, prompts: Sequence[Sequence[int]], start: int, device: torch.device) -> None:
+def padded(
+    model: Model | Twin, state: State, prompts: Sequence[Sequence[int]], start: int, device: torch.device
+) -> None:
     """Prefill prompts, shortest first, as many in a forward as PREFILL allows with all padded to the longest."""
     while prompts:
         size = next((n for n in range(len(prompts), 1, -1) if n * len(prompts[n - 1]) <= PREFILL), 1)
