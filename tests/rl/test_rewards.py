@@ -5,9 +5,10 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 
-from pronk.data.records import Prompt
+from pronk.data.records import Message, Prompt
 from pronk.errors import UserError
 from pronk.rl.rewards import REWARDS, each, from_file, named, similarity, subject
+from pronk.world.annotators import SHARED
 from pronk.world.tell import stories
 
 from .toys import samples_of
@@ -98,6 +99,10 @@ def test_subject_and_well_formed_read_the_story():
     assert subject(story.kind)([told]) == [1.0]
     assert subject(other)([told]) == [0.0]
     assert REWARDS["well-formed"]("", nullcontext)([told, cut]) == [1.0, 0.0]
+    told.prompt = Prompt((Message("user", f"Tell a story about a {other}."),))
+    asked = REWARDS["utility"]("", nullcontext)([told])[0]
+    told.prompt = Prompt((Message("user", f"Tell a story about a {story.kind}."),))
+    assert REWARDS["utility"]("", nullcontext)([told])[0] == pytest.approx(asked + SHARED.asked)
     told.prompt = Prompt((), {"kind": other})
     assert subject(story.kind)([told]) == [0.0]
     cut.prompt = Prompt((), {"kind": story.kind})

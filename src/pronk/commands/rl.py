@@ -55,8 +55,8 @@ class Config:
     out: str = "out/rl"
     """folder for the run; the model goes to its model/"""
     reward: tuple[str, ...] = ("subject",)
-    """added up: subject, well-formed, similarity (needs [embed]), task:arithmetic or task:gsm8k (right answers, by the
-    prompts' "answer"), my_rewards.py:function; 0.4*name gives a weight"""
+    """added up: subject, well-formed, utility, similarity (needs [embed]), task:arithmetic or task:gsm8k
+    (right answers, by the prompts' "answer"), my_rewards.py:function; 0.4*name gives a weight"""
     reward_text: str = "cat"
     """what subject and similarity look for"""
     algorithm: Literal["reinforce", "ppo"] = "reinforce"

@@ -9,7 +9,7 @@ from typing import Any
 
 from pronk.data.records import Sample
 from pronk.errors import UserError
-from pronk.world import check
+from pronk.world import annotators, check
 
 Reward = Callable[[list[Sample]], Sequence[float | list[float]]]
 Compute = Callable[[], AbstractContextManager[Any]]
@@ -28,6 +28,11 @@ def subject(kind: str = "cat") -> Reward:
 def well_formed() -> Reward:
     """1 where the story world's checker finds nothing wrong and the answer ended by itself; else 0."""
     return each(lambda sample: sample.finish == "stop" and check.well_formed(sample.text))
+
+
+def utility() -> Reward:
+    """What the simulated annotators' shared taste says a story is worth: the truth behind their comparisons."""
+    return each(lambda sample: annotators.utility(sample.prompt.messages[-1].content, sample.text))
 
 
 def similarity(text: str = "cat", encode: Callable[[list[str]], Any] | None = None) -> Reward:
@@ -87,6 +92,7 @@ def from_file(where: str) -> Reward:
 REWARDS: dict[str, Callable[[str, Compute], Reward]] = {
     "subject": lambda text, compute: subject(text),
     "well-formed": lambda text, compute: well_formed(),
+    "utility": lambda text, compute: utility(),
     "similarity": lambda text, compute: similarity(text, minilm(compute)),
 }
 
