@@ -10,7 +10,7 @@ import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "pronk"
 FLOORS = {
-    "errors": 0,
+    **dict.fromkeys(("errors", "disk"), 0),
     **dict.fromkeys(("models", "parallel", "text", "config"), 1),
     **dict.fromkeys(("data", "engine", "folders", "world"), 2),
     **dict.fromkeys(("learn", "rl", "tasks", "feedback"), 3),

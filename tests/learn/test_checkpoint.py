@@ -315,8 +315,8 @@ def test_other_faults_of_the_disk_keep_their_name(tmp_path, monkeypatch):
 def test_files_and_folders_are_synced_before_the_rename(tmp_path, monkeypatch):
     """A rename that reaches the disk before what it names would leave an empty checkpoint after a power cut."""
     done = []
-    sync, rename = checkpoint._sync, type(tmp_path).rename
-    monkeypatch.setattr(checkpoint, "_sync", lambda path: (done.append(path.name), sync(path)))
+    sync, rename = checkpoint.sync, type(tmp_path).rename
+    monkeypatch.setattr(checkpoint, "sync", lambda path: (done.append(path.name), sync(path)))
     monkeypatch.setattr(
         type(tmp_path), "rename", lambda self, to: (done.append(f"{self.name} -> {to.name}"), rename(self, to))[1]
     )

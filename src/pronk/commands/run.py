@@ -16,7 +16,8 @@ from pronk.errors import UserError
 
 BARE = ("plan",)
 DONE = "done.json"
-FILES = {"generate": "answers.jsonl"}  # commands whose --out is a file, and its name in the stage's folder
+# Commands whose --out is a file, and its name in the stage's folder.
+FILES = {"generate": "answers.jsonl", "annotate": "comparisons.jsonl"}
 
 
 @dataclass

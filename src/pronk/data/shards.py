@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from pronk.disk import sync
 from pronk.errors import UserError
 from pronk.text.tokenizer import Tokenizer
 
@@ -124,7 +125,7 @@ class Writer:
             json.dump(self._facts(), text, indent=2)
             text.flush()
             os.fsync(text.fileno())
-        _sync_folder(self.folder)
+        sync(self.folder)
         return sum(path.stat().st_size for path in self.folder.iterdir())
 
     def _facts(self) -> dict[str, Any]:
@@ -175,7 +176,7 @@ def replacing(folder: Path, overwrite: bool) -> Iterator[Path]:
     try:
         temporary.mkdir(parents=True)
         yield temporary
-        _sync_folder(temporary)
+        sync(temporary)
         if folder.exists():
             old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
             folder.rename(old)
@@ -183,7 +184,7 @@ def replacing(folder: Path, overwrite: bool) -> Iterator[Path]:
             shutil.rmtree(old)
         else:
             temporary.rename(folder)
-        _sync_folder(folder.parent)
+        sync(folder.parent)
     except OSError as error:
         raise _told(error, folder, temporary) from error
     finally:
@@ -220,14 +221,6 @@ def _told(error: OSError, folder: Path, temporary: Path) -> Exception:
     if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
         return UserError(f"{folder}: you may not write there: choose another folder")
     return error
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def open_shards(folder: str | Path) -> Shards:

@@ -1,11 +1,11 @@
 """Puts a folder in another's place whole: a crash at any moment leaves the old one or the new one, never a mixture."""
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pronk.disk import sync
 from pronk.errors import UserError
 
 PARTS = ("*.json", "*.safetensors", "*.jinja", "*.md", "*.txt", "*.model")
@@ -25,7 +25,7 @@ def replaced(folder: Path) -> Iterator[Path]:
         shutil.rmtree(fresh, ignore_errors=True)  # left by a save that was cut off
         fresh.mkdir()
         yield fresh
-        sync(fresh)
+        sync_all(fresh)
         swap(fresh, folder, old)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written: {error.strerror or error}") from error
@@ -52,7 +52,7 @@ def swap(fresh: Path, folder: Path, old: Path) -> None:
         if old.exists():
             old.rename(folder)
         raise
-    sync_entry(folder.parent)
+    sync(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -68,15 +68,6 @@ def refuse_foreign(folder: Path) -> None:
         raise UserError(f"{folder}: holds files but no config.json, so no model; save to another folder")
 
 
-def sync(folder: Path) -> None:
+def sync_all(folder: Path) -> None:
     for entry in [*folder.iterdir(), folder]:
-        sync_entry(entry)
-
-
-def sync_entry(path: Path) -> None:
-    """Ask the disk to keep a file, or a folder's list of names."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        sync(entry)

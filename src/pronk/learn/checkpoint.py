@@ -2,9 +2,7 @@
 
 import errno
 import fcntl
-import hashlib
 import json
-import os
 import re
 import shutil
 from pathlib import Path
@@ -14,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from pronk.disk import sha256, sync
 from pronk.errors import UserError
 
 TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "MANIFEST.json"
@@ -27,16 +26,16 @@ def save(folder: Path, step: int, tensors: dict[str, Tensor], plain: dict[str, A
         temporary.mkdir(parents=True)
         save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary / TENSORS)
         (temporary / STATE).write_text(json.dumps(plain))
-        files = {p.name: {"bytes": p.stat().st_size, "sha256": _digest(p)} for p in sorted(temporary.iterdir())}
+        files = {p.name: {"bytes": p.stat().st_size, "sha256": sha256(p)} for p in sorted(temporary.iterdir())}
         (temporary / MANIFEST).write_text(json.dumps({"step": step, "files": files}, indent=1))
         if _holds(final, (temporary / MANIFEST).read_text()):
             shutil.rmtree(temporary)
             return final  # the same was saved before (SIGTERM right after a save): to replace it would risk it
         for path in [*temporary.iterdir(), temporary]:
-            _sync(path)
+            sync(path)
         shutil.rmtree(final, ignore_errors=True)
         temporary.rename(final)
-        _sync(folder)
+        sync(folder)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         if getattr(error, "errno", 0) != errno.ENOSPC and "No space left" not in str(error):
@@ -58,7 +57,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         manifest = json.loads((path / MANIFEST).read_text())
         for name in (TENSORS, STATE):
             facts = manifest["files"][name]
-            if (path / name).stat().st_size != facts["bytes"] or _digest(path / name) != facts["sha256"]:
+            if (path / name).stat().st_size != facts["bytes"] or sha256(path / name) != facts["sha256"]:
                 raise UserError(f"{path / name}: damaged (its bytes are not those that were written)")
         return load_file(path / TENSORS), json.loads((path / STATE).read_text())
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
@@ -120,16 +119,3 @@ def _holds(path: Path, manifest: str) -> bool:
         return (path / MANIFEST).read_text() == manifest
     except UserError:
         return False
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
