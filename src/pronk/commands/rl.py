@@ -30,6 +30,7 @@ from pronk.learn.track import Track
 from pronk.models.build import Model, build
 from pronk.models.config import ModelConfig
 from pronk.models.heads import ActorCritic, Scorer, disable_dropout
+from pronk.models.lora import Base, LoraConfig, adapted, attach, twin
 from pronk.models.presets import PRESETS as SIZES
 from pronk.rl.algorithms import ALGORITHMS, AlgorithmConfig
 from pronk.rl.kl import KLConfig
@@ -73,6 +74,7 @@ class Config:
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     rl: AlgorithmConfig = field(default_factory=AlgorithmConfig)
     kl: KLConfig = field(default_factory=KLConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
     optim: OptimConfig = field(
         default_factory=lambda: OptimConfig(lr=3e-4, warmup=5, weight_decay=0.0, schedule="linear")
     )
@@ -87,17 +89,18 @@ def run(config: Config) -> None:
     check_numbers(config)
     device = pick_device(config.train.device)
     policy, tokenizer = huggingface.load(config.model, device)
+    attach(policy, config.lora, config.train.seed)
     prompts, longest = read(config, policy, tokenizer)
     rows = config.rollout.minibatch or config.rollout.prompts * config.rollout.n
     if config.dry_run:
         shape = replace(config.train, batch=rows, length=longest + config.rollout.max_tokens)
-        return show_plan(config, policy, shape, device, copies=1 if config.kl.coef else 0)
+        return show_plan(config, policy, shape, device, copies=1 if config.kl.coef and not config.lora.rank else 0)
     out = Path(config.out)
     precision = pick_precision(config.train.precision, device)
     with Run(out, "rl", config.train, settings(config)) as holder, holder.track() as track:
         torch.manual_seed(config.train.seed)
         trained, learner = prepare(config, policy)
-        reference = _frozen(policy) if config.kl.coef else None
+        reference = _reference(policy) if config.kl.coef else None
         listener = _Listener(config, learner, track)
         dtype = torch.bfloat16 if precision == "bf16" else None
         source = RolloutSource(
@@ -170,7 +173,7 @@ def _with_critic(config: Config, policy: Model) -> ActorCritic:
     if config.critic == "shared":
         return ActorCritic(policy, width=policy.config.width)
     if config.critic == "copy":
-        body = copy.deepcopy(policy).requires_grad_(True)
+        body = twin(policy) if adapted(policy) else copy.deepcopy(policy).requires_grad_(True)
         return ActorCritic(policy, Scorer(body, policy.config.width))
     shape = replace(config.critic_model, vocab=policy.config.vocab, context=policy.config.context)
     return ActorCritic(policy, Scorer(build(shape), shape.width))
@@ -183,7 +186,10 @@ def _critic(trained: nn.Module) -> nn.Module | None:
     return trained.critic if isinstance(trained.critic, Scorer) else trained
 
 
-def _frozen(policy: Model) -> Model:
+def _reference(policy: Model) -> nn.Module:
+    """The policy as it is now, for good; with adapters, which do nothing yet, no copy is needed."""
+    if adapted(policy):
+        return Base(policy)
     return copy.deepcopy(policy).eval().requires_grad_(False)
 
 

@@ -9,6 +9,7 @@ from pronk.errors import UserError
 from pronk.folders.huggingface import load
 from pronk.learn.build import TrainConfig, pick_device
 from pronk.learn.optim import OptimConfig
+from pronk.models.lora import LoraConfig, attach
 from pronk.parallel.mesh import main_first, ranks
 
 
@@ -30,6 +31,7 @@ class Config:
     """show what would be done, and stop"""
     read: ReadConfig = field(default_factory=ReadConfig)
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=1e-3, weight_decay=0.0))
+    lora: LoraConfig = field(default_factory=LoraConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
 
@@ -38,12 +40,16 @@ def run(config: Config) -> None:
     device = pick_device(config.train.device)
     if config.dry_run:
         model, _ = load(config.model)
+        attach(model, config.lora)
         check_length(config.train.length, model.config)
         return show_plan(config, model, config.train, device)
     if not config.data:
         raise UserError("there is nothing to learn from: name conversations with --data")
     with ranks(device.type) as mesh, open_run(config, "sft", mesh, config.model) as run:
+        if config.lora.rank and mesh is not None:
+            raise UserError("--lora.rank: adapters train in one process for now: start it without torchrun")
         model, tokenizer = load(config.model, device)
+        attach(model, config.lora, config.train.seed)
         check_length(config.train.length, model.config)
         with main_first(mesh):
             place = Path(config.out) / "data"

@@ -19,6 +19,7 @@ from pronk.errors import UserError
 from pronk.models.build import Model, eager
 from pronk.models.heads import ActorCritic
 from pronk.models.logps import IGNORE, logps
+from pronk.models.lora import merged, merged_state
 
 LENGTHS = 16  # a room's length is rounded up to this, or to a power of two, so that the next run finds it long enough
 PLAIN = Sampling()
@@ -27,7 +28,8 @@ SCORED = 8192  # tokens in one forward of score, padding included
 
 class Engine:
     """Runs a model. It is the caller's own model, so what trains it changes what is generated; unless `dtype` asks for
-    a copy in another type, or `load` brings foreign weights: then the engine keeps a copy of its own.
+    a copy in another type, has LoRA adapters (the copy has them merged, as they are now), or `load` brings foreign
+    weights: then the engine keeps a copy of its own.
     """
 
     def __init__(
@@ -42,7 +44,7 @@ class Engine:
         """decode: ids to text, for texts, stop texts and streams. slots: requests that run at once. context: longest
         prompt and answer together; None = the model's. graphs: capture decode steps; None = on a CUDA device."""
         self._given = model
-        self.model = _policy(model)
+        self.model = merged(_policy(model))
         if dtype is not None and dtype != self.model.embed.weight.dtype:
             self._own(dtype)
         self.decode, self.slots = decode, slots
@@ -137,7 +139,7 @@ class Engine:
         if isinstance(weights, nn.Module):
             if _policy(weights) is self.model:
                 return
-            weights = _policy(weights).state_dict()
+            weights = merged_state(_policy(weights))
         if self.model is _policy(self._given):
             self._own(self.model.embed.weight.dtype)
         own = self.model.state_dict()

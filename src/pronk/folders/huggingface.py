@@ -15,6 +15,7 @@ from pronk.folders.swap import replaced, standing
 from pronk.models.build import Model, build, count
 from pronk.models.config import ModelConfig
 from pronk.models.heads import Scorer
+from pronk.models.lora import merged
 
 if TYPE_CHECKING:
     from pronk.text.tokenizer import Tokenizer
@@ -31,7 +32,9 @@ def save(
 
     generation: keys for generation_config.json beside the ids (temperature, ..). card: how the model was trained,
     Markdown for README.md. Decoders that are Llamas are saved as such; other models under pronk's own names.
+    LoRA adapters are merged.
     """
+    model = merged(model)
     folder, config = Path(folder), model.config
     ids = ids_of(tokenizer)
     with written(folder, tokenizer, config, configs.to_json(config, ids, dtype_of(model))) as fresh:
@@ -46,6 +49,7 @@ def save_scorer(folder: Path | str, scorer: Scorer, tokenizer: "Tokenizer", card
     Its score layer has no bias, so ours is written to config.json as score_bias: our scores are transformers' logits
     (rows padded on the right with pad_token_id) + score_bias. Differences of scores are the same in both.
     """
+    scorer = merged(scorer)
     folder, body = Path(folder), scorer_body(scorer)
     config = replace(body.config, tied=True)
     values = configs.scorer_json(configs.to_json(config, ids_of(tokenizer), dtype_of(body)), scorer.value.bias.item())
