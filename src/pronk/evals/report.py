@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pronk.evals.plots import Series, curve, series
+from pronk.feedback.standing import wilson as interval
 from pronk.learn.track import clock, read_metrics
 
 Facts = Mapping[str, Any]
@@ -89,10 +90,7 @@ def page(facts: Facts, plots: Path) -> str:
 
 def wilson(rate: float, n: int) -> Rate:
     """The share with its 95 % score interval (Wilson, 1927): sensible near 0 and 1, where rates of ours live."""
-    z = 1.96
-    middle = (rate + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
-    return Rate(rate, max(0.0, middle - half), min(1.0, middle + half))
+    return Rate(rate, *interval(rate, n))
 
 
 def measures(facts: Facts) -> Iterator[Measure]:
