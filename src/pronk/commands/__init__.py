@@ -14,6 +14,7 @@ COMMANDS = {
     "pretrain": "train a model from scratch on tokens or text",
     "sft": "teach a model to answer, from conversations",
     "rl": "align a model with a reward: REINFORCE, PPO and kin",
+    "reject": "keep the best of n answers, and tune on them",
     "task": "write problems whose answers can be checked: to tune, train and test on",
     "evaluate": "grade a model's answers: how often they are right",
     "annotate": "let simulated people compare answers, to study what is learned from them",

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +15,8 @@ from pronk.data.records import Prompt, Sample
 from pronk.engine.engine import Engine
 from pronk.engine.sequence import Sampling
 from pronk.errors import UserError
-from pronk.evals.passk import Share, pass_rate
+from pronk.evals.passk import pass_rate
+from pronk.evals.report import Rate
 from pronk.folders.huggingface import load
 from pronk.learn.build import pick_device
 from pronk.tasks.table import TASKS
@@ -107,7 +108,7 @@ def measure(levels: Sequence[str], right: Sequence[int], n: int, counts: Sequenc
     if len(groups) != 1:
         groups["all"] = list(right)
     return {
-        name: {"problems": len(some)} | {f"pass@{k}": pass_rate(n, some, k)._asdict() for k in counts}
+        name: {"problems": len(some)} | {f"pass@{k}": asdict(pass_rate(n, some, k)) for k in counts}
         for name, some in groups.items()
     }
 
@@ -116,13 +117,13 @@ def table(results: dict[str, dict[str, Any]], counts: Sequence[int]) -> str:
     """The results in columns; [..] are 95 % intervals."""
     lines = [f"{'level':14}{'problems':>9}" + "".join(f"{f'pass@{k}':>24}" for k in counts)]
     for name, row in results.items():
-        cells = (spoken(Share(**row[f"pass@{k}"])) for k in counts)
+        cells = (spoken(Rate(**row[f"pass@{k}"])) for k in counts)
         lines.append(f"{name:14}{row['problems']:>9}" + "".join(f"{cell:>24}" for cell in cells))
     return "\n".join(lines)
 
 
-def spoken(share: Share) -> str:
-    return f"{share.mean:.3f} [{share.low:.3f}, {share.high:.3f}]"
+def spoken(rate: Rate) -> str:
+    return f"{rate.value:.3f} [{rate.low:.3f}, {rate.high:.3f}]"
 
 
 def keep(

@@ -1,7 +1,8 @@
 """Rewards from the command line's words, for all that score answers; a user's own errors are told as theirs."""
 
+import math
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -46,3 +47,20 @@ def _told_as_theirs(word: str) -> Iterator[None]:
         last = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{last.filename}:{last.lineno}: " if not isinstance(error, SyntaxError) else ""
         raise UserError(f"--reward {word}: {where}{type(error).__name__}: {error}") from error
+
+
+def total(parts: Mapping[str, tuple[float, Reward]], samples: list[Sample]) -> list[float]:
+    """One score a sample: the weighted sum of its rewards, those of tokens added up."""
+    scores = [0.0] * len(samples)
+    for name, (weight, reward) in parts.items():
+        found = reward(samples)
+        if len(found) != len(samples):
+            raise UserError(f"reward {name} returned {len(found)} values for {len(samples)} samples")
+        for place, value in enumerate(found):
+            try:
+                scores[place] += weight * (sum(value) if isinstance(value, list) else float(value))
+            except (TypeError, ValueError):
+                raise UserError(f"reward {name}: give one number a sample, or a list of them, not {value!r}") from None
+    if not all(map(math.isfinite, scores)):
+        raise UserError("a reward is not a finite number: mend it, or sort such answers out with a low number")
+    return scores

@@ -2,17 +2,8 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
-Z = 1.959964  # of a 95 % interval
-
-
-class Share(NamedTuple):
-    """A mean in [0, 1] and its 95 % interval."""
-
-    mean: float
-    low: float
-    high: float
+from pronk.evals.report import Rate, wilson
 
 
 def pass_at_k(samples: int, right: int, k: int) -> float:
@@ -26,24 +17,21 @@ def pass_at_k(samples: int, right: int, k: int) -> float:
     return 1.0 - math.comb(samples - right, k) / math.comb(samples, k)
 
 
-def pass_rate(samples: int, right: Sequence[int], k: int) -> Share:
+def pass_rate(samples: int, right: Sequence[int], k: int) -> Rate:
     """Mean pass@k over prompts with `samples` answers each; its interval counts prompts as what was drawn."""
     return share([pass_at_k(samples, one, k) for one in right])
 
 
-def share(values: Sequence[float]) -> Share:
-    """Mean of numbers in [0, 1] with Wilson's interval (1927), which stays inside and open where all are equal.
+def share(values: Sequence[float]) -> Rate:
+    """Mean of numbers in [0, 1], with an interval that stays inside and open where all are equal.
 
-    Its sample size is the one that a yes-or-no question of this mean and standard error would have; never less than
-    the number of values, since numbers within [0, 1] vary no more than yes or no.
+    It is Wilson's, for as many yes-or-no questions as would give this mean this standard error; never fewer than
+    there are values, since numbers within [0, 1] vary no more than yes or no.
     """
     size = len(values)
     mean = sum(values) / size
     spread = sum((value - mean) ** 2 for value in values) / max(1, size - 1)
-    n = max(size, mean * (1 - mean) * size / spread) if spread else size
-    centre, width = mean + Z * Z / (2 * n), Z * math.sqrt(mean * (1 - mean) / n + Z * Z / (4 * n * n))
-    scale = 1 + Z * Z / n
-    return Share(mean, max(0.0, (centre - width) / scale), min(1.0, (centre + width) / scale))
+    return wilson(mean, max(size, mean * (1 - mean) * size / spread) if spread else size)
 
 
 def best_of_n_kl(n: int) -> float:

@@ -88,7 +88,7 @@ def page(facts: Facts, plots: Path) -> str:
 # ── numbers
 
 
-def wilson(rate: float, n: int) -> Rate:
+def wilson(rate: float, n: float) -> Rate:
     """The share with its 95 % score interval (Wilson, 1927): sensible near 0 and 1, where rates of ours live."""
     return Rate(rate, *interval(rate, n))
 
