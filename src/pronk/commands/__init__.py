@@ -20,6 +20,7 @@ COMMANDS = {
     "annotate": "let simulated people compare answers, to study what is learned from them",
     "generate": "continue prompts with a model",
     "chat": "talk with a model",
+    "serve": "answer over HTTP, as OpenAI does",
     "run": "run a file of stages, one after another",
     "doctor": "say what this machine has, and what is missing",
 }

@@ -112,17 +112,23 @@ def open_model(options: Options, chat: bool, slots: int) -> Opened:
     from pronk.engine.engine import Engine
     from pronk.folders.huggingface import load
     from pronk.learn.build import pick_device
-    from pronk.text.chat import end_of_turn
 
     if options.seed is None:
         torch.seed()  # a fresh process would always draw the same
     model, tokenizer = load(options.model, device=pick_device(options.device))
     says = settings(options.model)
     chat = chat and bool(tokenizer.template)
+    stop = stop_ids(tokenizer, says, chat)
+    return Opened(Engine(model, tokenizer.decode, slots), tokenizer, chat, stop, says)
+
+
+def stop_ids(tokenizer: "Tokenizer", says: dict[str, Any], chat: bool) -> tuple[int, ...]:
+    """The ids that end an answer: the tokenizer's, generation_config.json's, and the end of a turn."""
+    from pronk.text.chat import end_of_turn
+
     eos = says.get("eos_token_id", tokenizer.eos)
     ends = [tokenizer.eos, *(eos if isinstance(eos, list) else [eos]), *([end_of_turn(tokenizer)] if chat else [])]
-    stop = tuple(dict.fromkeys(i for i in ends if isinstance(i, int)))
-    return Opened(Engine(model, tokenizer.decode, slots), tokenizer, chat, stop, says)
+    return tuple(dict.fromkeys(i for i in ends if isinstance(i, int)))
 
 
 def settings(folder: str) -> dict[str, Any]:

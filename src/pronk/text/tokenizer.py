@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -72,10 +73,22 @@ class Tokenizer:
         except TypeError:
             raise UserError("the text holds half a character (a lone surrogate): repair it before encoding") from None
 
+    def encode_marked(self, text: str) -> list[int]:
+        """Ids of a text in which written special tokens count as such, as transformers reads it. Not for what a chat's
+        users say: they could forge turns."""
+        names = "|".join(re.escape(name) for name in sorted(self.specials, key=len, reverse=True))
+        parts = [part for part in re.split(f"({names})", text) if part]
+        ids = ([self.specials[part]] if part in self.specials else self.encode(part) for part in parts)
+        return [i for one in ids for i in one]
+
     def decode(self, ids: Sequence[int], keep_special: bool = False) -> str:
         """The text of the ids; bytes that are no UTF-8 become U+FFFD, special tokens vanish unless kept."""
         text: str = self._inner.decode(list(ids), skip_special_tokens=not keep_special)
         return text
+
+    def name(self, token: int) -> str:
+        """What the vocabulary calls a token; empty if it holds none of this id."""
+        return self._inner.id_to_token(token) or ""
 
     def save(self, folder: str | Path) -> None:
         """Write a Hugging Face tokenizer folder; the template goes both beside and into tokenizer_config.json."""
