@@ -46,7 +46,8 @@ def test_critic_sees_positions_and_documents():
 
 
 def test_state_is_the_policys():
-    assert ActorCritic(make(), Scorer(make(1, layers=5), 32)).new_state(2, 8).keys.shape == (3, 2, 4, 9, 8)
+    state = ActorCritic(make(), Scorer(make(1, layers=5), 32)).new_state(2, 8)
+    assert [keys.shape for keys in state.keys] == 3 * [(2, 4, 9, 8)]
 
 
 def test_value_head_starts_with_std_one_over_root_of_width_plus_one():

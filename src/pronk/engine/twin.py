@@ -12,12 +12,12 @@ from pronk.models.build import Model
 from pronk.models.decoder import Block, Decoder
 from pronk.models.feedforward import SwiGLU, SwiGLUSingle
 from pronk.models.heads import Head, Output
-from pronk.models.positions import Rotary, rotate
+from pronk.models.positions import Rotary, Unplaced, rotate
 from pronk.models.state import KVState, State
 
 # What a twin is written for: a model of other parts, or with another knob turned, runs itself.
 PARTS = {Decoder, Block, Attention, SwiGLU, SwiGLUSingle, Rotary, Head}
-PARTS |= {nn.ModuleList, nn.Linear, nn.Embedding, nn.RMSNorm, nn.Dropout}
+PARTS |= {Unplaced, nn.Identity, nn.ModuleList, nn.Linear, nn.Embedding, nn.RMSNorm, nn.Dropout}
 KNOBS = {
     *("preset", "family", "vocab", "width", "layers", "heads", "kv_heads", "head_dim", "feedforward", "ffn_dim"),
     *("ffn_dim_multiplier", "multiple_of", "context", "norm_eps", "rope_theta", "rope_factor", "rope_low", "rope_high"),

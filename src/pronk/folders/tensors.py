@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pronk.errors import UserError
 from pronk.models.build import Model
 from pronk.models.heads import Scorer
-from pronk.models.positions import Rotary
+from pronk.models.positions import Table
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD = 5_000_000_000  # bytes of one file
@@ -211,11 +211,11 @@ def check_tied(path: Path, name: str, embedding: Tensor) -> None:
 
 
 def materialise(model: nn.Module, device: torch.device | str) -> None:
-    """Memory for a model on the meta device; what was shared stays shared, and the rotary tables are filled."""
+    """Memory for a model on the meta device; what was shared stays shared, and tables of positions are filled."""
     fresh = {id(p): nn.Parameter(torch.empty_like(p, device=device)) for p in model.parameters()}
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
             setattr(module, name, fresh[id(parameter)])
-        if isinstance(module, Rotary):
+        if isinstance(module, Table):
             module.to_empty(device=device)
             module.reset()

@@ -116,13 +116,16 @@ def make_learner(
 
 
 def flops_per_token(model: nn.Module, config: ModelConfig, length: int) -> float:
-    """Floating-point operations of forward and backward for one token: 6N + 6 L T D, causal attention counted half.
+    """Floating-point operations of forward and backward for one token: 6N + 12 D S, S = keys seen, over all layers.
 
-    N = parameters multiplied per token. Zero for recurrent models, whose count is another.
+    N = parameters multiplied per token. Causal attention sees half of T, with a window W of it W - W^2 / 2T on average.
+    Zero for recurrent models, whose count is another.
     """
     if config.family != "decoder":
         return 0.0
-    return 6.0 * multiplied(model) + 6.0 * config.layers * length * config.heads * config.head_size
+    seen = [min(window or length, length) for window in config.windows]
+    keys = sum(width - width**2 / (2 * length) for width in seen)
+    return 6.0 * multiplied(model) + 12.0 * keys * config.heads * config.head_size
 
 
 def peak(device: torch.device, precision: str, ranks: int = 1) -> float | None:

@@ -10,6 +10,7 @@ from torch import nn
 from pronk.models.config import ModelConfig
 from pronk.models.decoder import Decoder
 from pronk.models.heads import Head, Scorer
+from pronk.models.positions import Learned
 from pronk.models.recurrent import Recurrent
 
 FAMILIES: dict[str, type[Decoder] | type[Recurrent]] = {"decoder": Decoder, "lstm": Recurrent}
@@ -29,8 +30,8 @@ def build(config: ModelConfig, device: torch.device | str = "cpu", seed: int | N
 def to_scorer(model: Model) -> Scorer:
     """The model's body under a fresh value head. Its vocabulary head goes where it is untied: no score reads it."""
     c = model.config
-    if not c.tied:
-        model.config, model.head = replace(c, tied=True), Head(c.vocab, c.width, model.embed)
+    if not c.tied or c.head_bias:
+        model.config, model.head = replace(c, tied=True, head_bias=False), Head(c.vocab, c.width, model.embed)
     with next(model.parameters()).device:
         return Scorer(model, c.width)
 
@@ -49,9 +50,12 @@ def count(model: nn.Module) -> int:
 
 
 def multiplied(model: nn.Module) -> int:
-    """Parameters that each token is multiplied with: all but an untied input embedding; a tied head counts once."""
+    """Parameters that each token is multiplied with: all but learned positions and an untied input embedding; a tied
+    head counts once."""
     embeddings = 0
     for module in model.modules():
         if isinstance(module, Decoder | Recurrent) and not module.config.tied:
             embeddings += module.embed.weight.numel()
+        if isinstance(module, Learned):
+            embeddings += module.weight.numel()
     return count(model) - embeddings

@@ -1,4 +1,4 @@
-"""The decoder-only transformer: pre-norm blocks of attention and feed-forward (Llama, arXiv 2302.13971)."""
+"""The decoder-only transformer: blocks of attention and feed-forward; Llama (arXiv 2302.13971) and its ancestors."""
 
 import torch
 from torch import Tensor, nn
@@ -7,8 +7,11 @@ from pronk.models.attention import Attention, visible
 from pronk.models.config import ModelConfig
 from pronk.models.feedforward import FEEDFORWARDS
 from pronk.models.heads import Head, Output
-from pronk.models.positions import Rotary
+from pronk.models.positions import EMBEDDED, Rotary, Still, Table
 from pronk.models.state import KVState
+
+
+NORMS: dict[str, type[nn.RMSNorm] | type[nn.LayerNorm]] = {"rms": nn.RMSNorm, "layer": nn.LayerNorm}
 
 
 class Block(nn.Module):
@@ -16,22 +19,61 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        self.attention_norm = nn.RMSNorm(config.width, config.norm_eps)
+        norm = NORMS[config.norm]
+        self.window = config.windows[layer]
+        self.attention_norm = norm(config.width, config.norm_eps)
         self.attention = Attention(config, layer)
-        self.feedforward_norm = nn.RMSNorm(config.width, config.norm_eps)
+        self.feedforward_norm = norm(config.width, config.norm_eps)
         self.feedforward = FEEDFORWARDS[config.feedforward](config)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
         self,
         x: Tensor,
-        rotary: tuple[Tensor, Tensor],
+        rotary: tuple[Tensor, ...],
         mask: Tensor | None,
         state: KVState | None,
         columns: Tensor | None,
     ) -> Tensor:
         x = x + self.dropout(self.attention(self.attention_norm(x), rotary, mask, state, columns))
         return x + self.dropout(self.feedforward(self.feedforward_norm(x)))
+
+
+class PostBlock(Block):
+    """norm(x + attention(x)), then norm(x + feedforward(x)): the Transformer of 2017 and GPT."""
+
+    def forward(
+        self,
+        x: Tensor,
+        rotary: tuple[Tensor, ...],
+        mask: Tensor | None,
+        state: KVState | None,
+        columns: Tensor | None,
+    ) -> Tensor:
+        x = self.attention_norm(x + self.dropout(self.attention(x, rotary, mask, state, columns)))
+        return self.feedforward_norm(x + self.dropout(self.feedforward(x)))
+
+
+class ParallelBlock(Block):
+    """x + attention(norm(x)) + feedforward(norm(x)), one norm for both (Phi, after GPT-J)."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__(config, layer)
+        del self.feedforward_norm
+
+    def forward(
+        self,
+        x: Tensor,
+        rotary: tuple[Tensor, ...],
+        mask: Tensor | None,
+        state: KVState | None,
+        columns: Tensor | None,
+    ) -> Tensor:
+        y = self.attention_norm(x)
+        return x + self.dropout(self.attention(y, rotary, mask, state, columns)) + self.dropout(self.feedforward(y))
+
+
+BLOCKS = {"pre": Block, "post": PostBlock, "parallel": ParallelBlock}
 
 
 class Decoder(nn.Module):
@@ -44,10 +86,13 @@ class Decoder(nn.Module):
         self.config = config
         self.embed = nn.Embedding(config.vocab, config.width)
         self.dropout = nn.Dropout(config.dropout)
-        self.rotary = Rotary(config)
-        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
-        self.norm = nn.RMSNorm(config.width, config.norm_eps)
-        self.head = Head(config.vocab, config.width, self.embed if config.tied else None)
+        self.position_embedding = EMBEDDED[config.positions](config)
+        self.rotary = Rotary(config) if config.positions == "rotary" else Still()
+        self.blocks = nn.ModuleList(BLOCKS[config.block](config, layer) for layer in range(config.layers))
+        self.windows = sorted(set(config.windows))
+        ended = config.block == "post"  # by the last block's own norm
+        self.norm = nn.Identity() if ended else NORMS[config.norm](config.width, config.norm_eps)
+        self.head = Head(config.vocab, config.width, self.embed if config.tied else None, config.head_bias)
         self.reset()
 
     def reset(self) -> None:
@@ -64,12 +109,14 @@ class Decoder(nn.Module):
                 nn.init.normal_(parameter, std=((0.5 if inside else 1.0) / parameter.shape[1] / shrink) ** 0.5)
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
-        self.rotary.reset()
+        for module in self.modules():
+            if isinstance(module, Table):
+                module.reset()
 
     def new_state(self, rows: int, length: int) -> KVState:
         """Room for the keys and values of `rows` sequences of up to `length` tokens, in the weights' type."""
         c, weight = self.config, self.embed.weight
-        return KVState(c.layers, rows, c.key_heads, length, c.head_size, weight.dtype, weight.device)
+        return KVState(c.windows, rows, c.key_heads, length, c.head_size, weight.dtype, weight.device)
 
     def forward(
         self,
@@ -82,13 +129,21 @@ class Decoder(nn.Module):
         T = tokens.shape[1]
         if T > self.config.context:
             raise ValueError(f"{T} tokens are more than the model's context of {self.config.context}")
-        columns = None
-        if state is not None:
-            places = positions if positions is not None else torch.arange(T, device=tokens.device).expand_as(tokens)
-            columns = state.columns(places)
-        mask = visible(positions, documents, state, T)
         rotary = self.rotary(positions, T)
-        x = self.dropout(self.embed(tokens))
+        x = self.dropout(self.position_embedding(self.embed(tokens), positions))
+        views = {window: _view(window, tokens, positions, documents, state) for window in self.windows}
         for block in self.blocks:
-            x = block(x, rotary, mask, state, columns)
+            x = block(x, rotary, *views[block.window])
         return Output(self.norm(x), self.head)
+
+
+def _view(
+    window: int, tokens: Tensor, positions: Tensor | None, documents: Tensor | None, state: KVState | None
+) -> tuple[Tensor | None, KVState | None, Tensor | None]:
+    """What layers with this window see, and where they store the new tokens: mask, state, columns."""
+    T = tokens.shape[1]
+    mask = visible(positions, documents, state, T, window, tokens.device)
+    if state is None:
+        return mask, None, None
+    places = positions if positions is not None else torch.arange(T, device=tokens.device).expand_as(tokens)
+    return mask, state, state.columns(places, window)

@@ -1,4 +1,4 @@
-"""Gated feed-forward layers (Shazeer 2020, arXiv 2002.05202)."""
+"""Feed-forward layers: gated ones (Shazeer 2020, arXiv 2002.05202) and the plain ones before them."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -32,4 +32,17 @@ class SwiGLUSingle(nn.Module):
         return self.down(F.silu(gate) * up)
 
 
-FEEDFORWARDS = {"swiglu": SwiGLU, "swiglu-single": SwiGLUSingle}
+class Plain(nn.Module):
+    """Two biased matrices around an activation: ReLU (Transformer, 2017), then GELU by its tanh formula (GPT)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.up = nn.Linear(config.width, config.inner)
+        self.down = nn.Linear(config.inner, config.width)
+        self.activation = nn.GELU("tanh") if config.feedforward == "gelu" else nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(self.activation(self.up(x)))
+
+
+FEEDFORWARDS = {"swiglu": SwiGLU, "swiglu-single": SwiGLUSingle, "gelu": Plain, "relu": Plain}

@@ -14,13 +14,15 @@ class Head(nn.Module):
     """hidden [..., D] -> logits [..., V]. The losses read its weight, so that no [tokens, V] tensor need exist."""
 
     weight: nn.Parameter
+    bias: nn.Parameter | None
 
-    def __init__(self, vocab: int, width: int, tied: nn.Embedding | None = None) -> None:
+    def __init__(self, vocab: int, width: int, tied: nn.Embedding | None = None, biased: bool = False) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(vocab, width)) if tied is None else tied.weight  # type: ignore[assignment]
+        self.bias = nn.Parameter(torch.empty(vocab)) if biased else None
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return F.linear(hidden, self.weight)
+        return F.linear(hidden, self.weight, self.bias)
 
 
 class Output(NamedTuple):

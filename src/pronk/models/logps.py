@@ -33,13 +33,14 @@ class _CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, keep: Tensor | None, wants: bool
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, keep: Tensor | None, wants: bool
     ) -> tuple[Tensor, Tensor]:
         losses = torch.empty(len(targets), device=hidden.device, dtype=torch.float32)
         grad_hidden = torch.empty_like(hidden) if wants else None
         grad_weight = torch.zeros_like(weight) if wants else None
+        grad_bias = torch.zeros_like(bias) if wants and bias is not None else None
         for part in _chunks(len(targets), weight):
-            logits = F.linear(hidden[part], weight).float()
+            logits = F.linear(hidden[part], weight, bias).float()
             log_sum = logits.logsumexp(-1)
             index = targets[part, None]
             losses[part] = log_sum - logits.gather(1, index)[:, 0]
@@ -51,17 +52,19 @@ class _CrossEntropy(torch.autograd.Function):
             logits.scatter_add_(1, index, torch.full_like(index, -1, dtype=logits.dtype))
             if keep is not None:
                 logits.mul_(keep[part])
+            if grad_bias is not None:
+                grad_bias += logits.sum(0)
             errors = logits.to(F.linear(hidden[:0], weight[:1]).dtype)
             grad_hidden[part] = (errors @ weight.to(errors.dtype)).to(hidden.dtype)
             grad_weight += errors.T @ hidden[part].to(errors.dtype)
-        ctx.save_for_backward(grad_hidden, grad_weight)
+        ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
         ctx.mark_non_differentiable(losses)
         return losses.sum(), losses
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, Tensor | None, None, None, None]:
-        grad_hidden, grad_weight = ctx.saved_tensors
-        return grad_hidden * grads[0], grad_weight * grads[0], None, None, None
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+        found = [None if grad is None else grad * grads[0] for grad in ctx.saved_tensors]
+        return *found, None, None, None
 
 
 def cross_entropy(output: Output, targets: Tensor, dense: bool = False) -> tuple[Tensor, Tensor]:
@@ -76,7 +79,7 @@ def cross_entropy(output: Output, targets: Tensor, dense: bool = False) -> tuple
     else:
         hidden, wanted, kept = output.hidden[keep], targets[keep], None
     wants = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
-    total, losses = _CrossEntropy.apply(hidden, weight, wanted, kept, wants)  # type: ignore[no-untyped-call]
+    total, losses = _CrossEntropy.apply(hidden, weight, output.head.bias, wanted, kept, wants)  # type: ignore[no-untyped-call]
     return total, losses
 
 

@@ -6,6 +6,7 @@ padding: nothing of it is remembered.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Self
 
 import torch
@@ -31,44 +32,91 @@ class State(ABC):
 
 
 class KVState(State):
-    """Keys and values of every layer, one slot a position, and a last slot that swallows padding."""
+    """Keys and values of every layer, one column a position, and a last column that swallows padding.
+
+    A layer with a window below `length` keeps a ring of as many columns: position p lies in column p modulo the
+    window. keys and values: one tensor a layer, [rows, heads, columns + 1, head_dim], views of one memory for all
+    layers of a size.
+    """
 
     def __init__(
-        self, layers: int, rows: int, heads: int, length: int, head_dim: int, dtype: torch.dtype, device: torch.device
+        self,
+        windows: Sequence[int],
+        rows: int,
+        heads: int,
+        length: int,
+        head_dim: int,
+        dtype: torch.dtype,
+        device: torch.device,
     ) -> None:
-        shape = (layers, rows, heads, length + 1, head_dim)
-        self.keys = torch.zeros(shape, dtype=dtype, device=device)
-        self.values = torch.zeros(shape, dtype=dtype, device=device)
+        """windows: each layer's, 0 = none."""
         self.length, self.rows, self.span, self.fresh = length, slice(0, rows), length, False
+        sizes = [self.size(window) for window in windows]
+        self.stores = {
+            size: torch.zeros(2, sizes.count(size), rows, heads, size + 1, head_dim, dtype=dtype, device=device)
+            for size in sorted(set(sizes))
+        }
+        places = [self.stores[size][:, sizes[:layer].count(size)] for layer, size in enumerate(sizes)]
+        self.keys, self.values = [place[0] for place in places], [place[1] for place in places]
+
+    def size(self, window: int) -> int:
+        """Columns of a layer with this window."""
+        return min(window or self.length, self.length)
+
+    def wraps(self, window: int) -> bool:
+        """Whether a layer with this window forgets: its ring is shorter than the longest sequence."""
+        return self.size(window) < self.length
 
     def select(self, rows: Rows, span: int, fresh: bool = False) -> "KVState":
         part = object.__new__(KVState)
-        part.keys, part.values, part.length = self.keys, self.values, self.length
+        part.stores, part.keys, part.values, part.length = self.stores, self.keys, self.values, self.length
         part.rows, part.span, part.fresh = rows, span, fresh
         return part
 
     def copy(self, source: Tensor, target: Tensor) -> None:
-        for whole in (self.keys, self.values):
-            whole[:, target, :, : self.span] = whole[:, source, :, : self.span]
+        for size, whole in self.stores.items():
+            span = min(self.span, size)
+            whole[:, :, target, :, :span] = whole[:, :, source, :, :span]
 
-    def columns(self, positions: Tensor) -> Tensor:
-        """Where each position [B, T] is stored; padding goes to the last column."""
-        return torch.where(positions < 0, self.length, positions)
+    def columns(self, positions: Tensor, window: int = 0) -> Tensor:
+        """Where a layer with this window stores each position [B, T]; padding goes to the last column, as does what
+        the same forward overwrites."""
+        size = self.size(window)
+        if not self.wraps(window):
+            return torch.where(positions < 0, size, positions)
+        lost = positions <= positions.amax(1, keepdim=True) - size
+        return torch.where((positions < 0) | lost, size, positions % size)
+
+    def join(self, layer: int, columns: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Store keys and values [B, heads, T, head_dim], and return what queries attend to: of fresh rows the new ones;
+        else what is stored; of a ring and many tokens the ring as it was and then the new ones."""
+        if self.fresh:
+            self.write(layer, columns, keys, values)
+            return keys, values
+        if keys.shape[2] > 1 and self.keys[layer].shape[2] <= self.length:
+            old_keys, old_values = self.read(layer)
+            whole = torch.cat((old_keys, keys), 2), torch.cat((old_values, values), 2)
+            self.write(layer, columns, keys, values)
+            return whole
+        self.write(layer, columns, keys, values)
+        return self.read(layer)
 
     def write(self, layer: int, columns: Tensor, keys: Tensor, values: Tensor) -> None:
         """Store keys and values [B, heads, T, head_dim] in the columns [B, T] of the selected rows."""
         rows = self.row_numbers()[:, None]
-        self.keys[layer][rows, :, columns] = keys.transpose(1, 2).to(self.keys.dtype)
-        self.values[layer][rows, :, columns] = values.transpose(1, 2).to(self.values.dtype)
+        self.keys[layer][rows, :, columns] = keys.transpose(1, 2).to(self.keys[layer].dtype)
+        self.values[layer][rows, :, columns] = values.transpose(1, 2).to(self.values[layer].dtype)
 
     def read(self, layer: int) -> tuple[Tensor, Tensor]:
-        """Keys and values of the selected rows, [B, heads, span, head_dim]."""
-        return self.keys[layer][self.rows][:, :, : self.span], self.values[layer][self.rows][:, :, : self.span]
+        """Keys and values of the selected rows, [B, heads, span or ring, head_dim]; never the last column."""
+        keys, values = self.keys[layer][self.rows], self.values[layer][self.rows]
+        span = min(self.span, keys.shape[2] - 1)
+        return keys[:, :, :span], values[:, :, :span]
 
     def row_numbers(self) -> Tensor:
         if isinstance(self.rows, Tensor):
             return self.rows
-        return torch.arange(self.rows.start, self.rows.stop, device=self.keys.device)
+        return torch.arange(self.rows.start, self.rows.stop, device=self.keys[0].device)
 
 
 class CellState(State):
