@@ -13,6 +13,9 @@ FAMILIES = {
     "gqa": {"kv_heads": 2},
     "mqa": {"kv_heads": 1},
     "untied": {"tied": False},
+    "neo": {"norm": "layer", "positions": "learned", "feedforward": "gelu", "attention_bias": "output"}
+    | {"attention_scaled": False, "window": 6, "window_every": 2},
+    "mistral": {"kv_heads": 2, "window": 5},
     "lstm": {"family": "lstm"},
     "lstm-untied": {"family": "lstm", "tied": False},
 }

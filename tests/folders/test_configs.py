@@ -60,7 +60,10 @@ def test_rope_of_older_and_newer_files(tmp_path):
         ({"rope_parameters": {"rope_type": "llama3"}}, "factor is missing; expected a number"),
         ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
         ({"rope_parameters": [1]}, "rope_parameters is [1], expected an object"),
-        ({"architectures": ["GPT2LMHeadModel"]}, "architecture GPT2LMHeadModel is not supported (supported: LlamaFor"),
+        (
+            {"architectures": ["BloomForCausalLM"]},
+            "architecture BloomForCausalLM is not supported (supported: Llama",
+        ),
         ({"architectures": None}, "architecture None is not supported"),
         ({"architectures": {"a": 1}}, "is not supported"),
         ({"architectures": [["LlamaForCausalLM"]]}, "is not supported"),

@@ -6,10 +6,12 @@ import sys
 
 import pytest
 import torch
+from models.oracles import VARIANTS
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 import pronk
 from pronk.errors import UserError
+from pronk.folders.architectures import equal
 from pronk.folders.huggingface import load, load_model, read_config, save
 from pronk.models.config import ModelConfig
 from pronk.models.logps import logits
@@ -24,7 +26,10 @@ LLAMAS = {
     "llama3.1": {"rope_theta": 5e5, "rope_factor": 8.0, "rope_original": 16, "context": 128},
     "larger vocabulary": {"vocab": 320},
 }
+KIN = {f"{name}": keys | {"context": 96} for name, keys in VARIANTS.items()}
 OTHERS = {
+    "transformer 2017": {"norm": "layer", "block": "post", "feedforward": "relu", "positions": "sinusoidal"},
+    "gpt2 with windows": VARIANTS["gpt2"] | {"window": 9},
     "swiglu-single": {"feedforward": "swiglu-single"},
     "lstm": {"family": "lstm", "width": 30},
     "untied lstm": {"family": "lstm", "tied": False},
@@ -36,20 +41,23 @@ def gap(a, b):
     return (a - b).abs().max().item()
 
 
-@pytest.mark.parametrize("name", LLAMAS)
+@pytest.mark.parametrize("name", LLAMAS | KIN)
 def test_ours_load_in_transformers_and_theirs_in_ours(tmp_path, name):
-    model, x = saved(tmp_path / "ours", **LLAMAS[name]), some_tokens()
+    model, x = saved(tmp_path / "ours", **(LLAMAS | KIN)[name]), some_tokens()
     theirs, report = AutoModelForCausalLM.from_pretrained(tmp_path / "ours", output_loading_info=True)
-    assert type(theirs) is LlamaForCausalLM
+    assert type(theirs).__name__ == equal(model.config).name
     assert not any(report.values())
-    assert gap(theirs(x).logits, logits(model, x)) < 1e-5
+    assert gap(theirs(x).logits, logits(model, x)) < (1e-5 if name in LLAMAS else 1e-3)  # our weights are wild
     theirs.save_pretrained(tmp_path / "theirs")
-    assert gap(logits(load_model(tmp_path / "theirs"), x), logits(model, x)) < 1e-5
+    again = load_model(tmp_path / "theirs")
+    assert torch.equal(logits(again, x), logits(model, x))
+    for one, other in zip(again.parameters(), model.parameters()):
+        assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize("name", LLAMAS | OTHERS)
+@pytest.mark.parametrize("name", LLAMAS | KIN | OTHERS)
 def test_what_was_saved_comes_back(tmp_path, name):
-    model, x = saved(tmp_path / "m", **(LLAMAS | OTHERS)[name]), some_tokens()
+    model, x = saved(tmp_path / "m", **(LLAMAS | KIN | OTHERS)[name]), some_tokens()
     again, its_tokenizer = pronk.load(tmp_path / "m")
     assert torch.equal(logits(again, x), logits(model, x))
     assert [n for n, _ in again.named_parameters()] == [n for n, _ in model.named_parameters()]

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM
 from pronk.errors import UserError
 from pronk.folders import tensors
 from pronk.folders.huggingface import load_model
+from pronk.folders.names import renamer
 from pronk.models.logps import logits
 
 from .make import edit_config, edit_weights, saved, some_tokens
@@ -156,8 +157,9 @@ def test_no_weights_and_pickled_weights(folder):
 
 
 def test_names_of_llama():
-    assert tensors.as_llama("embed.weight") == "model.embed_tokens.weight"
-    assert tensors.as_llama("norm.weight") == "model.norm.weight"
-    assert tensors.as_llama("head.weight") == "lm_head.weight"
-    assert tensors.as_llama("blocks.12.attention.o.weight") == "model.layers.12.self_attn.o_proj.weight"
-    assert tensors.as_llama("blocks.0.feedforward_norm.weight") == "model.layers.0.post_attention_layernorm.weight"
+    as_llama = renamer("LlamaForCausalLM")
+    assert as_llama("embed.weight").name == "model.embed_tokens.weight"
+    assert as_llama("norm.weight").name == "model.norm.weight"
+    assert as_llama("head.weight").name == "lm_head.weight"
+    assert as_llama("blocks.12.attention.o.weight").name == "model.layers.12.self_attn.o_proj.weight"
+    assert as_llama("blocks.0.feedforward_norm.weight").name == "model.layers.0.post_attention_layernorm.weight"

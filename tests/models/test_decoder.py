@@ -6,11 +6,12 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from pronk.folders.tensors import as_llama
+from pronk.folders.names import renamer
 from pronk.models.logps import cross_entropy, logits
 
 from .make import V, gap, make, tokens
 
+as_llama = renamer("LlamaForCausalLM")
 LLAMA31 = {"rope_theta": 5e5, "rope_factor": 8.0, "rope_original": 16}
 VARIANTS = {
     "mha": {},
@@ -49,7 +50,7 @@ def twin(model):
             eos_token_id=None,
         )
     )
-    weights = {as_llama(name): p for name, p in model.named_parameters()}
+    weights = {as_llama(name).name: p for name, p in model.named_parameters()}
     missing, unexpected = theirs.load_state_dict(weights, strict=False)
     assert missing == (["lm_head.weight"] if c.tied else [])
     assert not unexpected
@@ -67,7 +68,7 @@ def test_logits_and_gradients_equal_transformers(name):
     torch.nn.functional.cross_entropy(theirs(x).logits.flatten(0, 1), targets.flatten()).backward()
     found = dict(theirs.named_parameters())
     for ours, parameter in model.named_parameters():
-        assert gap(parameter.grad, found[as_llama(ours)].grad) < 1e-4, ours
+        assert gap(parameter.grad, found[as_llama(ours).name].grad) < 1e-4, ours
 
 
 def test_padded_rows_equal_transformers():

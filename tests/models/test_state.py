@@ -7,12 +7,21 @@ from pronk.models.logps import logits
 from pronk.models.state import KVState
 
 from .make import gap, make, tokens
+from .oracles import MISTRAL, NEO, VARIANTS
 
 FAMILIES = {
     "mha": {},
     "mqa": {"kv_heads": 1},
     "llama3.1": {"kv_heads": 2, "head_dim": 10, "rope_theta": 5e5, "rope_factor": 8.0, "rope_original": 16},
     "swiglu-single": {"feedforward": "swiglu-single"},
+    "gpt2": VARIANTS["gpt2"],
+    "neo": NEO | {"window": 3},
+    "mistral": MISTRAL,
+    "window of one": MISTRAL | {"window": 1},
+    "window of the length": MISTRAL | {"window": 24},
+    "window beyond": MISTRAL | {"window": 100, "window_every": 3},
+    "phi": VARIANTS["phi grouped"],
+    "qwen3": VARIANTS["qwen3"],
     "lstm": {"family": "lstm"},
 }
 LENGTH = 24
@@ -131,8 +140,8 @@ def test_right_pads_leave_free_columns_as_they_were(model):
     prefill(model, state, tokens(3, LENGTH), slice(0, 3))
     for tensor in tensors(state):
         for row, n in enumerate(LENGTHS):
-            assert (tensor[row, :, n:LENGTH] == 3.0).all()
-            assert not (tensor[row, :, :n] == 3.0).any()
+            assert (kept(tensor)[row, :, n:] == 3.0).all()
+            assert not (kept(tensor)[row, :, :n] == 3.0).any()
 
 
 def test_memory_is_changed_in_place(model):
@@ -143,6 +152,43 @@ def test_memory_is_changed_in_place(model):
     state.copy(torch.tensor([0]), torch.tensor([3]))
     assert places == [tensor.data_ptr() for tensor in tensors(state)]
     assert places == [tensor.data_ptr() for tensor in tensors(state.select(slice(1, 2), 3))]
+
+
+@pytest.mark.parametrize(("window", "every"), [(3, 1), (5, 2)])
+def test_a_ring_is_never_longer_than_its_window(window, every):
+    state = make(window=window, window_every=every).new_state(2, LENGTH)
+    sizes = [keys.shape[2] - 1 for keys in state.keys]
+    assert sizes == ([3, 3, 3] if every == 1 else [LENGTH, 5, LENGTH])
+    assert sum(store.numel() for store in state.stores.values()) == sum(2 * 2 * 4 * (size + 1) * 8 for size in sizes)
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 7, 16, 40])
+def test_chunks_of_any_size_over_many_wraps(chunk):
+    """120 tokens through windows of 5 and of all, rows of other lengths, one of them with its prompt longer."""
+    model, x, lengths = make(**NEO), tokens(3, 120), [120, 61, 7]
+    state, whole = model.new_state(4, 120), logits(model, x)
+    for start in range(0, 120, chunk):
+        stop = min(start + chunk, 120)
+        places = torch.arange(start, stop).expand(3, -1)
+        places = torch.where(places < torch.tensor(lengths)[:, None], places, -1)
+        got = forward(model, x[:, start:stop], places, state.select(torch.tensor([3, 0, 1]), stop, fresh=start == 0))
+        real = places >= 0
+        assert gap(got[real], whole[:, start:stop][real]) < 1e-4
+
+
+def test_rings_are_shared_and_moved_like_columns():
+    """A prompt longer than the window, shared by rows that go on differently, while another row is moved."""
+    model, x = make(**NEO), tokens(3, 60)
+    state, rows = model.new_state(5, 60), slice(0, 3)
+    forward(model, x[:, :33], padded([33, 8, 20], 33), state.select(rows, 33, fresh=True))
+    state.select(slice(0, 5), 33).copy(torch.tensor([0, 1]), torch.tensor([3, 1]))
+    other = x[[1, 2, 0]].clone()
+    other[2, 33:] = other[2, 33:].flip(0)
+    for step in range(25):
+        at = torch.tensor([8, 20, 33]) + step
+        got = forward(model, other.gather(1, at[:, None]), at[:, None], state.select(torch.tensor([1, 2, 3]), 60))
+        for row, n in enumerate(at.tolist()):
+            assert gap(got[row, 0], logits(model, other[row : row + 1, : n + 1])[0, -1]) < 1e-4
 
 
 def test_continuing_without_positions_is_refused():

@@ -11,6 +11,8 @@ import torch
 
 from pronk.errors import UserError
 from pronk.folders import configs, tensors
+from pronk.folders.architectures import equal
+from pronk.folders.names import names_of, scorers
 from pronk.folders.swap import replaced, standing
 from pronk.models.build import Model, build, count
 from pronk.models.config import ModelConfig
@@ -56,7 +58,7 @@ def save_scorer(folder: Path | str, scorer: Scorer, tokenizer: "Tokenizer", card
     with written(folder, tokenizer, config, values) as fresh:
         text = scorer_card(folder.resolve().name, body, card)
         (fresh / "README.md").write_text(text, encoding="utf-8")
-        tensors.write(scorer, fresh, tensors.scorers(names_of(config)))
+        tensors.write(scorer, fresh, scorers(names_of(config)))
 
 
 @contextmanager
@@ -115,12 +117,13 @@ def load_scorer(folder: Path | str, device: torch.device | str = "cpu") -> "tupl
     values = tensors.read_json(file)
     if not configs.is_scorer(values):
         raise UserError(f"{folder}: holds no reward model; make one with `pronk reward`")
-    config = replace(configs.from_json(values, file), tied=True)  # there is no head that could be untied
+    config = configs.from_json(values, file)
+    names, config = scorers(names_of(config)), replace(config, tied=True, head_bias=False)  # there is no head
     tokenizer = Tokenizer.load(file.parent)
     check_fit(tokenizer, config, Path(folder))
     with torch.device("meta"):
         scorer = Scorer(build(config, "meta"), config.width)
-    tensors.read(scorer, file.parent, tensors.scorers(names_of(config)), device)
+    tensors.read(scorer, file.parent, names, device)
     with torch.no_grad():
         scorer.value.bias.fill_(configs.score_bias(values, file))
     return scorer, tokenizer
@@ -139,10 +142,6 @@ def config_file(folder: Path | str) -> Path:
     return file
 
 
-def names_of(config: ModelConfig) -> tensors.Rename:
-    return tensors.as_llama if configs.is_llama(config) else tensors.unchanged
-
-
 def check_fit(tokenizer: "Tokenizer", config: ModelConfig, folder: Path) -> None:
     if tokenizer.size > config.vocab:
         raise UserError(
@@ -158,12 +157,13 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 def card_text(name: str, model: Model, card: str | None) -> str:
     """README.md: what the model is and how it was trained, and no claim beyond that."""
     config = model.config
-    llama = configs.is_llama(config)
-    kind = "Llama decoder" if llama else f"{config.family} with {config.feedforward} (loads in pronk only)"
+    known = equal(config)
+    kind = f"{config.family} with {config.feedforward} (loads in pronk only)"
     kind = "LSTM (loads in pronk only)" if config.family == "lstm" else kind
-    opened = "It loads in transformers (AutoModelForCausalLM) and in pronk" if llama else "It loads in pronk"
+    kind = f"{known.model_type} decoder" if known else kind
+    opened = "It loads in transformers (AutoModelForCausalLM) and in pronk" if known else "It loads in pronk"
     return f"""---
-library_name: {"transformers" if llama else "pronk"}
+library_name: {"transformers" if known else "pronk"}
 pipeline_tag: text-generation
 tags: [pronk]
 ---
@@ -187,7 +187,7 @@ Language models make things up. Nothing but what stands above is known of its qu
 def scorer_card(name: str, body: Model, card: str | None) -> str:
     """README.md of a reward model."""
     config = body.config
-    known = configs.is_llama(config)
+    known = equal(config)
     opened = "It loads in transformers (AutoModelForSequenceClassification, one label) and in pronk" if known else ""
     return f"""---
 library_name: {"transformers" if known else "pronk"}

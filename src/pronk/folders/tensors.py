@@ -1,7 +1,7 @@
 """Weights in safetensors files: names, shards, checks of what a file holds, and a copy tensor by tensor."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pronk.errors import UserError
+from pronk.folders.names import Place, Rename
 from pronk.models.build import Model
 from pronk.models.heads import Scorer
 from pronk.models.positions import Table
@@ -18,46 +19,9 @@ from pronk.models.positions import Table
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD = 5_000_000_000  # bytes of one file
 FLOATS = ("F64", "F32", "F16", "BF16")
-HARMLESS = ("rotary_emb.inv_freq",)  # tables that older Llama folders carry
-LLAMA = {
-    "embed": "model.embed_tokens",
-    "norm": "model.norm",
-    "head": "lm_head",
-    "attention_norm": "input_layernorm",
-    "feedforward_norm": "post_attention_layernorm",
-    "attention.q": "self_attn.q_proj",
-    "attention.k": "self_attn.k_proj",
-    "attention.v": "self_attn.v_proj",
-    "attention.o": "self_attn.o_proj",
-    "feedforward.gate": "mlp.gate_proj",
-    "feedforward.up": "mlp.up_proj",
-    "feedforward.down": "mlp.down_proj",
-}
-Rename = Callable[[str], str]
-
-
-def as_llama(name: str) -> str:
-    """blocks.3.attention.q.weight -> model.layers.3.self_attn.q_proj.weight"""
-    module, _, kind = name.rpartition(".")
-    if not module.startswith("blocks."):
-        return f"{LLAMA[module]}.{kind}"
-    _, layer, part = module.split(".", 2)
-    return f"model.layers.{layer}.{LLAMA[part]}.{kind}"
-
-
-def unchanged(name: str) -> str:
-    return name
-
-
-def scorers(rename: Rename) -> Rename:
-    """The names of a Scorer's tensors, given its body's; empty for what is in no file."""
-
-    def renamed(name: str) -> str:
-        if name in ("value.bias", "body.head.weight"):
-            return ""
-        return "score.weight" if name == "value.weight" else rename(name.removeprefix("body."))
-
-    return renamed
+HARMLESS = (  # tables that older folders carry
+    *("rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias", ".attn.attention.bias", ".attn.attention.masked_bias"),
+)
 
 
 # ── writing
@@ -65,7 +29,7 @@ def scorers(rename: Rename) -> Rename:
 
 def write(model: Model | Scorer, folder: Path, rename: Rename) -> None:
     """The model's parameters, a tied matrix once, in one file or in shards with an index."""
-    tensors = {rename(name): parameter.detach() for name, parameter in model.named_parameters() if rename(name)}
+    tensors = stored(model, rename)
     shards = split(tensors, SHARD)
     if len(shards) == 1:
         return write_file(shards[0], folder / SINGLE)
@@ -76,6 +40,23 @@ def write(model: Model | Scorer, folder: Path, rename: Rename) -> None:
         places |= dict.fromkeys(shard, name)
     index = {"metadata": {"total_size": sum(t.nbytes for t in tensors.values())}, "weight_map": places}
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def stored(model: nn.Module, rename: Rename) -> dict[str, Tensor]:
+    """The tensors of the files, by name: parameters, joined and transposed where the architecture has them so."""
+    parts: dict[str, list[Tensor]] = {}
+    for place, parameter in wanted_by(model, rename):
+        parts.setdefault(place.name, []).append(parameter.detach().T if place.transposed else parameter.detach())
+        transposed = place.transposed
+        if len(parts[place.name]) == place.parts > 1:
+            parts[place.name] = [torch.cat(parts[place.name], dim=1 if transposed else 0)]
+    return {name: one[0] for name, one in parts.items()}
+
+
+def wanted_by(model: nn.Module, rename: Rename) -> list[tuple[Place, nn.Parameter]]:
+    """The model's parameters that files hold, and where."""
+    found = [(rename(name), parameter) for name, parameter in model.named_parameters()]
+    return [(place, parameter) for place, parameter in found if place]
 
 
 def split(tensors: Mapping[str, Tensor], most: int) -> list[dict[str, Tensor]]:
@@ -106,25 +87,38 @@ def read(model: Model | Scorer, folder: Path, rename: Rename, device: torch.devi
 
     One tensor is in flight at a time, cast to the parameter's type. Raises UserError naming the file and tensor.
     """
-    places = locate(folder)
     body: Model = model.body if isinstance(model, Scorer) else model  # type: ignore[assignment]
-    wanted = {rename(name): parameter for name, parameter in model.named_parameters() if rename(name)}
-    ignored = {rename("head.weight")} if body.config.tied else set()
-    compare(set(wanted), set(places), ignored, folder)
-    by_file: dict[Path, list[str]] = {}
-    for name in wanted:
-        by_file.setdefault(places[name], []).append(name)
-    for path, names in by_file.items():
+    wanted = wanted_by(model, rename)
+    names = {place.name for place, _ in wanted}
+    places = with_base(locate(folder), names)
+    head = rename("head.weight")
+    ignored = {head.name} if body.config.tied and head else set()
+    compare(names, set(places), ignored, folder)
+    by_file: dict[Path, list[tuple[Place, nn.Parameter]]] = {}
+    for place, parameter in wanted:
+        by_file.setdefault(places[place.name][0], []).append((place, parameter))
+    for path, group in by_file.items():
         with opened(path) as file:
-            for name in names:
-                check(file.get_slice(name), wanted[name], name, path)
+            for place, parameter in group:
+                check(file.get_slice(places[place.name][1]), place.shape(tuple(parameter.shape)), place.name, path)
     materialise(model, device)
-    wanted = {rename(name): parameter for name, parameter in model.named_parameters() if rename(name)}
-    for name, parameter in wanted.items():
-        with opened(places[name]) as file, torch.no_grad():  # opened anew each time: what was read leaves memory
-            parameter.copy_(file.get_tensor(name))
-    for name in ignored & set(places):
-        check_tied(places[name], name, body.embed.weight)
+    for place, parameter in wanted_by(model, rename):
+        path, name = places[place.name]
+        with opened(path) as file, torch.no_grad():  # opened anew each time: what was read leaves memory
+            parameter.copy_(place.take(file.get_tensor(name)))
+    for one in ignored & set(places):
+        check_tied(*places[one], body.embed.weight)
+
+
+def with_base(places: dict[str, Path], wanted: set[str]) -> dict[str, tuple[Path, str]]:
+    """File and stored name of each tensor. Some files leave out the first word of every name but the head's, such as
+    GPT-2's "transformer."."""
+    bases = {name.split(".")[0] for name in wanted} - {"lm_head", "score"}
+    found = {name: (path, name) for name, path in places.items()}
+    if len(bases) != 1 or wanted & set(places) - {"lm_head.weight", "score.weight"}:
+        return found
+    (base,) = bases
+    return {name if name in wanted else f"{base}.{name}": place for name, place in found.items()}
 
 
 def locate(folder: Path) -> dict[str, Path]:
@@ -192,13 +186,12 @@ def named(names: list[str]) -> str:
     return f"{names[0]} is" if len(names) == 1 else f"{names[0]} and {len(names) - 1} more are"
 
 
-def check(stored: Any, parameter: Tensor, name: str, path: Path) -> None:
+def check(stored: Any, shape: list[int], name: str, path: Path) -> None:
     if stored.get_dtype() not in FLOATS:
         raise UserError(f"{path}: tensor {name} has type {stored.get_dtype()}, expected one of {', '.join(FLOATS)}")
-    if list(stored.get_shape()) != list(parameter.shape):
+    if list(stored.get_shape()) != shape:
         raise UserError(
-            f"{path}: tensor {name} has shape {list(stored.get_shape())}, "
-            f"but config.json describes {list(parameter.shape)}"
+            f"{path}: tensor {name} has shape {list(stored.get_shape())}, but config.json describes {shape}"
         )
 
 

@@ -10,7 +10,6 @@ from pronk.models.heads import Head, Output
 from pronk.models.positions import EMBEDDED, Rotary, Still, Table
 from pronk.models.state import KVState
 
-
 NORMS: dict[str, type[nn.RMSNorm] | type[nn.LayerNorm]] = {"rms": nn.RMSNorm, "layer": nn.LayerNorm}
 
 
@@ -20,7 +19,6 @@ class Block(nn.Module):
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         norm = NORMS[config.norm]
-        self.window = config.windows[layer]
         self.attention_norm = norm(config.width, config.norm_eps)
         self.attention = Attention(config, layer)
         self.feedforward_norm = norm(config.width, config.norm_eps)
@@ -89,7 +87,7 @@ class Decoder(nn.Module):
         self.position_embedding = EMBEDDED[config.positions](config)
         self.rotary = Rotary(config) if config.positions == "rotary" else Still()
         self.blocks = nn.ModuleList(BLOCKS[config.block](config, layer) for layer in range(config.layers))
-        self.windows = sorted(set(config.windows))
+        self.windows = config.windows
         ended = config.block == "post"  # by the last block's own norm
         self.norm = nn.Identity() if ended else NORMS[config.norm](config.width, config.norm_eps)
         self.head = Head(config.vocab, config.width, self.embed if config.tied else None, config.head_bias)
@@ -131,9 +129,9 @@ class Decoder(nn.Module):
             raise ValueError(f"{T} tokens are more than the model's context of {self.config.context}")
         rotary = self.rotary(positions, T)
         x = self.dropout(self.position_embedding(self.embed(tokens), positions))
-        views = {window: _view(window, tokens, positions, documents, state) for window in self.windows}
-        for block in self.blocks:
-            x = block(x, rotary, *views[block.window])
+        views = {window: _view(window, tokens, positions, documents, state) for window in set(self.windows)}
+        for block, window in zip(self.blocks, self.windows):
+            x = block(x, rotary, *views[window])
         return Output(self.norm(x), self.head)
 
 
