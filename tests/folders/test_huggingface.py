@@ -26,7 +26,7 @@ LLAMAS = {
     "llama3.1": {"rope_theta": 5e5, "rope_factor": 8.0, "rope_original": 16, "context": 128},
     "larger vocabulary": {"vocab": 320},
 }
-KIN = {f"{name}": keys | {"context": 96} for name, keys in VARIANTS.items()}
+KIN = {name: keys | {"context": 96, "layers": 3} for name, keys in VARIANTS.items()}
 OTHERS = {
     "transformer 2017": {"norm": "layer", "block": "post", "feedforward": "relu", "positions": "sinusoidal"},
     "gpt2 with windows": VARIANTS["gpt2"] | {"window": 9},
