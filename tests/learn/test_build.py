@@ -21,7 +21,7 @@ def test_work_counts_what_is_multiplied_and_half_of_the_attention():
 def test_windows_shorten_the_attention():
     config = ModelConfig(vocab=50, width=32, layers=2, heads=4, window=16, window_every=2)
     model = build(config)
-    seen = [sum(min(i + 1, w) - 0.5 for i in range(64)) / 64 for w in (64, 16)]  # a token's own key half, as ever
+    seen = [sum(min(i + 0.5, w) for i in range(64)) / 64 for w in (64, 16)]  # its own key half
     assert flops_per_token(model, config, 64) == 6 * count(model) + 12 * 32 * sum(seen)
 
 
