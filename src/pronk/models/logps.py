@@ -39,24 +39,18 @@ class _CrossEntropy(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden) if wants else None
         grad_weight = torch.zeros_like(weight) if wants else None
         grad_bias = torch.zeros_like(bias) if wants and bias is not None else None
+        dtype = F.linear(hidden[:0], weight[:1]).dtype  # autocast's
+        inputs, matrix = hidden.to(dtype), weight.to(dtype)
+        spend = _kernel() if weight.is_cuda else _spend
         for part in _chunks(len(targets), weight):
-            logits = F.linear(hidden[part], weight, bias).float()
-            log_sum = logits.logsumexp(-1)
-            index = targets[part, None]
-            losses[part] = log_sum - logits.gather(1, index)[:, 0]
-            if keep is not None:
-                losses[part] *= keep[part, 0]
+            errors = F.linear(inputs[part], matrix, None if bias is None else bias.to(dtype))
+            losses[part] = spend(errors, targets[part], None if keep is None else keep[part, 0], wants)
             if grad_hidden is None or grad_weight is None:
                 continue
-            logits.sub_(log_sum[:, None]).exp_()  # probabilities, in place
-            logits.scatter_add_(1, index, torch.full_like(index, -1, dtype=logits.dtype))
-            if keep is not None:
-                logits.mul_(keep[part])
             if grad_bias is not None:
-                grad_bias += logits.sum(0)
-            errors = logits.to(F.linear(hidden[:0], weight[:1]).dtype)
-            grad_hidden[part] = (errors @ weight.to(errors.dtype)).to(hidden.dtype)
-            grad_weight += errors.T @ hidden[part].to(errors.dtype)
+                grad_bias += errors.sum(0, dtype=torch.float32)
+            grad_hidden[part] = errors @ matrix
+            grad_weight += errors.T @ inputs[part]
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
         ctx.mark_non_differentiable(losses)
         return losses.sum(), losses
@@ -65,6 +59,28 @@ class _CrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
         found = [None if grad is None else grad * grads[0] for grad in ctx.saved_tensors]
         return *found, None, None, None
+
+
+def _spend(logits: Tensor, targets: Tensor, keep: Tensor | None, wants: bool) -> Tensor:
+    """Losses [N] of logits [N, V]; with `wants`, logits become the gradient of their sum. See loss_kernel.spend."""
+    scores, index = logits.float(), targets[:, None]
+    log_sum = scores.logsumexp(-1)
+    losses = log_sum - scores.gather(1, index)[:, 0]
+    if keep is not None:
+        losses *= keep
+    if wants:
+        scores.sub_(log_sum[:, None]).exp_()  # probabilities, in place
+        scores.scatter_add_(1, index, torch.full_like(index, -1, dtype=scores.dtype))
+        if keep is not None:
+            scores.mul_(keep[:, None])
+        logits.copy_(scores)
+    return losses
+
+
+def _kernel() -> Callable[[Tensor, Tensor, Tensor | None, bool], Tensor]:
+    from pronk.models.loss_kernel import spend  # needs triton, which comes with torch for CUDA
+
+    return spend
 
 
 def cross_entropy(output: Output, targets: Tensor, dense: bool = False) -> tuple[Tensor, Tensor]:
