@@ -4,8 +4,6 @@ One program a row. In plain torch the same takes seven passes over [rows, V] in 
 logits' own type (LOG.md).
 """
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -16,10 +14,10 @@ BLOCK = 16_384  # columns in registers at a time
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _spend(
-    logits: Any,
-    targets: Any,
-    keep: Any,
-    losses: Any,
+    logits: tl.tensor,
+    targets: tl.tensor,
+    keep: tl.tensor,
+    losses: tl.tensor,
     V: tl.constexpr,
     KEEPS: tl.constexpr,
     WANTS: tl.constexpr,
