@@ -10,7 +10,17 @@ from pronk.data.batch import IGNORE, Rollouts
 from pronk.models import logps as head_math
 from pronk.models.heads import Head, Output
 from pronk.rl.kl import KLConfig
-from pronk.rl.losses import ClipConfig, clipped_surrogate, clipped_value, clipped_with_value, policy_gradient
+from pronk.rl.losses import (
+    ClipConfig,
+    clipped,
+    clipped_answers,
+    clipped_surrogate,
+    clipped_value,
+    clipped_with_value,
+    drift,
+    policy_gradient,
+    weigh,
+)
 
 ONE = torch.ones(1, 1)
 
@@ -67,6 +77,9 @@ def test_value_clip_zero_is_off():
 LOSSES = {
     "reinforce": policy_gradient(0.7, KLConfig(coef=0.3, where="loss")),
     "ppo": clipped_with_value(0.7, kl=KLConfig(coef=0.3, where="loss")),
+    "rloo": clipped_answers(0.7, kl=KLConfig(coef=0.3, where="loss")),
+    "grpo": clipped(0.7, kl=KLConfig(coef=0.3, where="loss"), aggregate="answers"),
+    "dr-grpo": clipped(0.7, kl=KLConfig(coef=0.3, where="loss"), aggregate="constant", longest=10),
 }
 
 
@@ -191,7 +204,7 @@ def test_early_stop_speaks_up_beyond_its_limit():
     kl = math.exp(0.5) - 1 - 0.5  # k3 of samples from the old policy
 
     def stop(new, limit):
-        metric = clipped_surrogate(new, same, same, mask, ClipConfig(stop_kl=limit))[1].get("stop")
+        metric = drift(new, same, mask, limit).get("stop")
         return None if metric is None else (metric.total / metric.weight).item()
 
     assert stop(far, 0.1) == pytest.approx(kl - 0.1, rel=1e-5)

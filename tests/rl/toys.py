@@ -89,11 +89,15 @@ def actor(family="decoder", seed=0, **keys):
     return ActorCritic(model(family, seed, **keys), Scorer(model(family, seed + 1, width=24, **keys), 24))
 
 
+def loss_of(source):
+    return source.algorithm.loss(source.config.temperature, source.settings, source.kl, source.config.max_tokens)
+
+
 def trained(module, source, rounds, config=PLAIN, enough=float("inf"), **keys):
     """Train for so many rounds, fewer where the mean reward is `enough` before; returns each step's metrics."""
     groups = {"policy.": config, "critic.": config} if isinstance(module, ActorCritic) else config
     learner = Learner(module, groups, 10_000, **keys)
-    loss = source.algorithm.loss(source.config.temperature, source.settings, source.kl)
+    loss = loss_of(source)
     told, batches = [], iter(source)
     while source.round < rounds or not source.border:
         if source.border and source.seen and source.seen[-1][2]["reward/mean"] >= enough:

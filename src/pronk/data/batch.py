@@ -22,7 +22,13 @@ class Max(NamedTuple):
     value: Tensor
 
 
-Metric = Mean | Max
+class Min(NamedTuple):
+    """A metric of which the smallest value counts."""
+
+    value: Tensor
+
+
+Metric = Mean | Max | Min
 Metrics = dict[str, Metric]
 
 
@@ -74,8 +80,9 @@ class Pairs(Batch):
 class Rollouts(Batch):
     """Sampled answers with what their advantages were made of; all [B, T], aligned with targets."""
 
-    logps: Tensor | None = None  # under the policy that sampled
+    logps: Tensor | None = None  # under the policy that sampled, or as the engine noted them where `fresh`
     ref_logps: Tensor | None = None  # under the frozen reference
     advantages: Tensor | None = None
     values: Tensor | None = None  # of the critic at sampling time
     returns: Tensor | None = None
+    fresh: bool = False  # the round's only step: the policy that learns is the one that sampled, its ratio 1

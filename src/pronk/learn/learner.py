@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from pronk.data.batch import IGNORE, Batch, Max, Mean, Metrics
+from pronk.data.batch import IGNORE, Batch, Max, Mean, Metrics, Min
 from pronk.learn.capture import Capture
 from pronk.learn.optim import Group, OptimConfig
 from pronk.models.heads import Output
@@ -231,24 +231,27 @@ def _merge(into: Metrics, new: Metrics) -> Metrics:
             merged[name] = (
                 Mean(old.total + metric.total, old.weight + metric.weight) if isinstance(old, Mean) else metric
             )
-        else:
+        elif isinstance(metric, Max):
             merged[name] = Max(torch.maximum(old.value, metric.value)) if isinstance(old, Max) else metric
+        else:
+            merged[name] = Min(torch.minimum(old.value, metric.value)) if isinstance(old, Min) else metric
     return merged
 
 
 def _over_ranks(metrics: Metrics, ranks: dist.ProcessGroup | None) -> Metrics:
-    """Add means and take maxima over the ranks: one exchange each."""
+    """Add means and take extremes over the ranks: one exchange each."""
     if ranks is None:
         return metrics
     means = [n for n, m in metrics.items() if isinstance(m, Mean)]
-    maxima = [n for n, m in metrics.items() if isinstance(m, Max)]
+    ends = [n for n, m in metrics.items() if not isinstance(m, Mean)]
     sums = torch.stack([torch.stack(metrics[n]) for n in means])
     dist.all_reduce(sums, group=ranks)
     result: Metrics = {n: Mean(row[0], row[1]) for n, row in zip(means, sums)}
-    if maxima:
-        highest = torch.stack([metrics[n][0] for n in maxima])
+    if ends:  # the smallest is the largest of the negated
+        signs = [-1 if isinstance(metrics[n], Min) else 1 for n in ends]
+        highest = torch.stack([sign * metrics[n][0] for n, sign in zip(ends, signs)])
         dist.all_reduce(highest, dist.ReduceOp.MAX, group=ranks)
-        result |= {n: Max(value) for n, value in zip(maxima, highest)}
+        result |= {n: Max(v) if sign > 0 else Min(-v) for n, sign, v in zip(ends, signs, highest)}
     return result
 
 

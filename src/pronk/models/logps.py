@@ -99,14 +99,20 @@ def cross_entropy(output: Output, targets: Tensor, dense: bool = False) -> tuple
     return total, losses
 
 
-def logps(output: Output, targets: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+def logps(
+    output: Output, targets: Tensor, temperature: float = 1.0, dense: bool = False
+) -> tuple[Tensor, Tensor]:
     """Log-probability of each target and entropy of its distribution, nats, [B, T] each; 0 where target is IGNORE.
 
     The distribution is softmax(logits / temperature): log-probabilities that are compared with sampled ones must use
     the temperature they were sampled at. Logits are made again in backward where the batch takes several chunks.
+    dense: IGNORE costs as much as the rest, so that the device is asked nothing.
     """
     keep = targets != IGNORE
-    hidden, wanted = output.hidden[keep], targets[keep]
+    if dense:
+        hidden, wanted = output.hidden.flatten(0, 1), targets.clamp(min=0).flatten()
+    else:
+        hidden, wanted = output.hidden[keep], targets[keep]
 
     def part(hidden: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
         logits = output.head(hidden).float() / temperature
@@ -115,6 +121,8 @@ def logps(output: Output, targets: Tensor, temperature: float = 1.0) -> tuple[Te
         return all_logps.gather(1, wanted[:, None])[:, 0], entropy
 
     found, entropy = _in_chunks(part, output.head, hidden, wanted)
+    if dense:
+        return found.view(targets.shape).where(keep, 0.0), entropy.view(targets.shape).where(keep, 0.0)
     zeros = output.hidden.new_zeros(targets.shape, dtype=torch.float32)
     return zeros.masked_scatter(keep, found), zeros.masked_scatter(keep, entropy)
 

@@ -36,6 +36,46 @@ def reward_to_go(rewards: Tensor, mask: Tensor, prompts: Tensor) -> Tensor:
     return (to_go(rewards, mask) - others_mean((rewards * mask).sum(1), prompts)[:, None]) * mask
 
 
+def whole(rewards: Tensor, mask: Tensor) -> Tensor:
+    """The row's whole undiscounted return on each of its tokens: [B, T]."""
+    return (rewards * mask).sum(1, keepdim=True) * mask
+
+
+def leave_one_out(rewards: Tensor, mask: Tensor, prompts: Tensor) -> Tensor:
+    """RLOO (Ahmadian et al. 2024): a row's whole return minus the mean of its prompt's others, on each token.
+
+    That is n / (n - 1) times its distance from the mean of the prompt's n answers.
+    """
+    scores = (rewards * mask).sum(1)
+    return (scores - others_mean(scores, prompts))[:, None] * mask
+
+
+def group_relative(rewards: Tensor, mask: Tensor, prompts: Tensor, scale: bool = True, eps: float = 1e-4) -> Tensor:
+    """GRPO (Shao et al. 2024, arXiv 2402.03300): returns minus their prompt's mean, over its standard deviation + eps.
+
+    scale: False leaves the division out (Dr. GRPO, Liu et al. 2025, arXiv 2503.20783). The deviation is that of a
+    sample (n - 1). eps decides what rewards count as equal: differences far below it give advantages near 0.
+    """
+    scores = (rewards * mask).sum(1)
+    centred = scores - group_mean(scores, prompts)
+    if scale:
+        centred = centred / (group_deviation(scores, prompts) + eps)
+    return centred[:, None] * mask
+
+
+def group_mean(scores: Tensor, prompts: Tensor) -> Tensor:
+    """For each row, the mean score [B] of its prompt's rows, itself among them."""
+    same = (prompts[:, None] == prompts[None, :]).to(scores.dtype)
+    return (same * scores).sum(1) / same.sum(1)
+
+
+def group_deviation(scores: Tensor, prompts: Tensor) -> Tensor:
+    """For each row, the standard deviation [B] of its prompt's n scores, with n - 1; 0 where there is one alone."""
+    same = (prompts[:, None] == prompts[None, :]).to(scores.dtype)
+    squares = same * (scores - group_mean(scores, prompts)) ** 2
+    return (squares.sum(1) / (same.sum(1) - 1).clamp(min=1)).sqrt()
+
+
 def others_mean(scores: Tensor, prompts: Tensor) -> Tensor:
     """For each row, the mean score [B] of the other rows of its prompt; of the whole batch where there are none."""
     same = (prompts[:, None] == prompts[None, :]).to(scores.dtype)

@@ -1,10 +1,12 @@
 """An RL algorithm is one row: how rewards become advantages, which loss spends them, how often samples are used."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from torch import Tensor
 
+from pronk.errors import UserError
 from pronk.rl import advantages, losses
 from pronk.rl.kl import KLConfig
 
@@ -15,6 +17,9 @@ class AlgorithmConfig:
 
     epochs: int = 0
     """passes over each round's samples; 0 = the algorithm's own"""
+    aggregate: Literal["own", "tokens", "answers", "sum", "constant"] = "own"
+    """the loss: mean over the batch's tokens (ppo, dapo), or over answers of each one's mean (grpo), of its sum
+    (reinforce, rloo), or of its sum divided by --rollout.max-tokens (dr-grpo); own = the algorithm's"""
     gamma: float = 1.0
     lam: float = 0.95
     whiten: bool = True
@@ -24,23 +29,89 @@ class AlgorithmConfig:
     clip: losses.ClipConfig = field(default_factory=losses.ClipConfig)
 
 
+Advantage = Callable[[Tensor, Tensor, Tensor, Tensor, AlgorithmConfig], tuple[Tensor, Tensor]]
+
+
 @dataclass(frozen=True)
 class Algorithm:
-    """advantage: (token rewards, values, mask, prompts, config) -> (advantages, returns), [B, T]; prompts is [B]."""
+    """advantage: (token rewards, values, mask, prompts, config) -> (advantages, returns), [B, T]; prompts is [B].
 
-    advantage: Callable[[Tensor, Tensor, Tensor, Tensor, AlgorithmConfig], tuple[Tensor, Tensor]]
-    loss: Callable[[float, AlgorithmConfig, KLConfig], losses.Loss]
+    made: (temperature, config, kl, longest answer) -> loss. aggregate, kl, ratio_high: its own, where the user leaves
+    it the choice. group: fewest answers to a prompt.
+    """
+
+    advantage: Advantage
+    made: Callable[[float, AlgorithmConfig, KLConfig, int], losses.Loss]
     critic: bool = False
     epochs: int = 1
+    aggregate: losses.Aggregate = "sum"
+    kl: Literal["reward", "loss"] = "reward"
+    ratio_high: float = 0.0
+    group: int = 1
+
+    def settled(self, config: AlgorithmConfig, kl: KLConfig) -> tuple[AlgorithmConfig, KLConfig]:
+        """The settings with this algorithm's own choices filled in."""
+        aggregate = self.aggregate if config.aggregate == "own" else config.aggregate
+        if self.made is _rloo and aggregate != "sum":
+            raise UserError(f"--rl.aggregate {aggregate}: rloo takes an answer as one action, which is 'sum'")
+        if self.made is _reinforce and aggregate == "constant":
+            raise UserError("--rl.aggregate constant: reinforce has 'sum', which is the same but for the learning rate")
+        clip = replace(config.clip, ratio_high=config.clip.ratio_high or self.ratio_high)
+        epochs = config.epochs or self.epochs
+        where = self.kl if kl.where == "own" else kl.where
+        return replace(config, epochs=epochs, aggregate=aggregate, clip=clip), replace(kl, where=where)
+
+    def loss(self, temperature: float, config: AlgorithmConfig, kl: KLConfig, longest: int = 0) -> losses.Loss:
+        """Its loss under these settings; longest: tokens an answer may have."""
+        return self.made(temperature, *self.settled(config, kl), longest)
 
 
-def _reinforce(
+def _reinforce(temperature: float, config: AlgorithmConfig, kl: KLConfig, longest: int) -> losses.Loss:
+    return losses.policy_gradient(temperature, kl, _aggregate(config))
+
+
+def _rloo(temperature: float, config: AlgorithmConfig, kl: KLConfig, longest: int) -> losses.Loss:
+    return losses.clipped_answers(temperature, config.clip, kl)
+
+
+def _clipped(temperature: float, config: AlgorithmConfig, kl: KLConfig, longest: int) -> losses.Loss:
+    return losses.clipped(temperature, config.clip, kl, _aggregate(config), longest)
+
+
+def _ppo(temperature: float, config: AlgorithmConfig, kl: KLConfig, longest: int) -> losses.Loss:
+    return losses.clipped(temperature, config.clip, kl, _aggregate(config), longest, critic=True)
+
+
+def _aggregate(config: AlgorithmConfig) -> losses.Aggregate:
+    assert config.aggregate != "own", "settle the settings first"
+    return config.aggregate
+
+
+def _to_go(
     rewards: Tensor, values: Tensor, mask: Tensor, prompts: Tensor, config: AlgorithmConfig
 ) -> tuple[Tensor, Tensor]:
     return advantages.reward_to_go(rewards, mask, prompts), advantages.to_go(rewards, mask)
 
 
-def _ppo(
+def _left_out(
+    rewards: Tensor, values: Tensor, mask: Tensor, prompts: Tensor, config: AlgorithmConfig
+) -> tuple[Tensor, Tensor]:
+    return advantages.leave_one_out(rewards, mask, prompts), advantages.whole(rewards, mask)
+
+
+def _normalized(
+    rewards: Tensor, values: Tensor, mask: Tensor, prompts: Tensor, config: AlgorithmConfig
+) -> tuple[Tensor, Tensor]:
+    return advantages.group_relative(rewards, mask, prompts), advantages.whole(rewards, mask)
+
+
+def _centred(
+    rewards: Tensor, values: Tensor, mask: Tensor, prompts: Tensor, config: AlgorithmConfig
+) -> tuple[Tensor, Tensor]:
+    return advantages.group_relative(rewards, mask, prompts, scale=False), advantages.whole(rewards, mask)
+
+
+def _estimated(
     rewards: Tensor, values: Tensor, mask: Tensor, prompts: Tensor, config: AlgorithmConfig
 ) -> tuple[Tensor, Tensor]:
     if config.whiten_rewards:
@@ -50,6 +121,10 @@ def _ppo(
 
 
 ALGORITHMS = {
-    "reinforce": Algorithm(_reinforce, lambda t, config, kl: losses.policy_gradient(t, kl)),
-    "ppo": Algorithm(_ppo, lambda t, config, kl: losses.clipped_with_value(t, config.clip, kl), critic=True, epochs=4),
+    "reinforce": Algorithm(_to_go, _reinforce),
+    "rloo": Algorithm(_left_out, _rloo, group=2),
+    "grpo": Algorithm(_normalized, _clipped, aggregate="answers", kl="loss", group=2),
+    "dr-grpo": Algorithm(_centred, _clipped, aggregate="constant", kl="loss", group=2),
+    "dapo": Algorithm(_normalized, _clipped, aggregate="tokens", kl="loss", ratio_high=0.28, group=2),
+    "ppo": Algorithm(_estimated, _ppo, critic=True, epochs=4, aggregate="tokens"),
 }

@@ -2,7 +2,8 @@
 
 With x sampled from the policy and gap = log p(x) - log q(x): k1 = gap, k2 = gap^2 / 2, k3 = exp(-gap) - 1 + gap. All
 three estimate KL(p, q), k2 with a small bias. As a *loss*, k1 has no expected gradient and k3 has a biased one; the
-gradient of k2 is that of KL(p, q). As a *reward*, k1 (detached) is exact.
+gradient of k2 is that of KL(p, q), and so is that of k1 times the ratio of new to old probability, which holds off
+policy too. As a *reward*, k1 (detached) is exact.
 """
 
 from dataclasses import dataclass
@@ -19,10 +20,10 @@ class KLConfig:
 
     coef: float = 0.05
     """nats to reward units; 0 = no reference is needed"""
-    where: Literal["reward", "loss"] = "reward"
-    """in the reward of each token (k1, detached), or in the loss"""
-    estimator: Literal["k2", "k3"] = "k2"
-    """in the loss: k2 has the gradient of the true KL, k3 is GRPO's (biased)"""
+    where: Literal["own", "reward", "loss"] = "own"
+    """in the reward of each token (k1, detached), or in the loss; own = where the algorithm has it (grpo: loss)"""
+    estimator: Literal["k1", "k2", "k3"] = "k2"
+    """in the loss: k2 and k1 (times the ratio) have the gradient of the true KL, k3 is GRPO's (biased)"""
     adaptive: bool = False
     """move coef so that KL stays near target (Ziegler et al. 2019)"""
     target: float = 6.0
@@ -46,6 +47,12 @@ def estimate(gap: Tensor, estimator: Literal["k1", "k2", "k3"]) -> Tensor:
     if estimator == "k2":
         return 0.5 * gap**2
     return (-gap).exp() - 1 + gap
+
+
+def penalty(new: Tensor, old: Tensor, reference: Tensor, estimator: Literal["k1", "k2", "k3"]) -> Tensor:
+    """KL per token as a loss, from log-probabilities of the same shape: k1 carries the ratio, which makes it exact."""
+    each = estimate(new - reference, estimator)
+    return (new - old).exp() * each if estimator == "k1" else each
 
 
 def adapted(coef: float, config: KLConfig, kl: float, sequences: int) -> float:

@@ -7,8 +7,13 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from pronk.data.collate import pad_values
 from pronk.data.records import Sample
 from pronk.errors import UserError
+from pronk.rl.advantages import place_scores
 from pronk.world import annotators, check
 
 Reward = Callable[[list[Sample]], Sequence[float | list[float]]]
@@ -87,6 +92,24 @@ def from_file(where: str) -> Reward:
         raise UserError(f"--reward {where}: {path} has no function '{name}'")
     batched = next(iter(inspect.signature(function).parameters), "") == "samples"
     return function if batched else each(function)
+
+
+def placed(name: str, found: Sequence[float | list[float]], samples: list[Sample], mask: Tensor) -> Tensor:
+    """Rewards as given, a number (on the last token) or a list (one a token) for each sample, as [B, T] beside mask."""
+    wrong = f"reward {name}: give one number a sample, or a list of one number for each of its tokens"
+    if len(found) != len(samples):
+        raise UserError(f"reward {name} returned {len(found)} values for {len(samples)} samples")
+    lists = [isinstance(value, list) for value in found]
+    if not any(lists):
+        try:
+            scores = [float(value) for value in found]  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            raise UserError(wrong) from None
+        return place_scores(torch.tensor(scores, dtype=mask.dtype), mask)
+    rows = [value for value in found if isinstance(value, list)]
+    if not all(lists) or any(len(row) != len(sample.ids) for row, sample in zip(rows, samples)):
+        raise UserError(wrong)
+    return pad_values([sample.prompt_ids for sample in samples], rows, mask.shape[1])
 
 
 REWARDS: dict[str, Callable[[str, Compute], Reward]] = {

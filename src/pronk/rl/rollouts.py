@@ -3,24 +3,28 @@
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from pronk.data.batch import IGNORE, Batch, Rollouts
-from pronk.data.collate import pad_rollouts
+from pronk.data.collate import pad_rollouts, pad_values
 from pronk.data.records import Prompt, Sample
 from pronk.engine.engine import Engine
 from pronk.engine.sequence import Sampling
 from pronk.errors import UserError
 from pronk.models import logps as head_math
 from pronk.models.heads import Output
+from pronk.rl import statistics
 from pronk.rl.advantages import place_scores
 from pronk.rl.algorithms import Algorithm, AlgorithmConfig
+from pronk.rl.health import check_step
 from pronk.rl.kl import KLConfig, adapted
-from pronk.rl.rewards import Reward
+from pronk.rl.rewards import Reward, placed
+
+GPU_MULTIPLE = 32  # rows of one length, so that few shapes are met and their steps can be captured
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,19 @@ class RolloutConfig:
     """sequences of one forward when scoring under reference and critic"""
     missing_end: float = 0.0
     """added to the score of an answer that was cut before its end token"""
+    cut: Literal["learn", "mask"] = "learn"
+    """mask: answers that were cut at the limit are not learned from (DAPO's overlong filter)"""
+    soft_end: int = 0
+    """tokens before the limit in which a penalty grows from 0 to -1 (DAPO's soft overlong punishment); 0 = off"""
+
+
+class Round(NamedTuple):
+    """What a listener hears of: the round's number, its samples and what they are learned from, its statistics."""
+
+    number: int
+    samples: list[Sample]
+    rollouts: Rollouts
+    statistics: dict[str, float]
 
 
 class RolloutSource:
@@ -48,8 +65,8 @@ class RolloutSource:
 
     engine: samples from `policy`, whose weights it loads before each round.
     policy, critic: as trained; critic None where the algorithm has none. reference: frozen, None where kl.coef is 0.
-    encode: prompt -> ids. rewards: {name: (weight, reward)}, added up.
-    listen: called with (round, samples, statistics) after each round was scored.
+    encode: prompt -> ids. rewards: {name: (weight, reward)}, added up. gold: the same, watched and never learned from.
+    listen: called with each Round after it was scored.
     compute: the learner's forward context, so that old and new log-probabilities are made alike.
     """
 
@@ -68,42 +85,40 @@ class RolloutSource:
         reference: nn.Module | None = None,
         critic: nn.Module | None = None,
         seed: int = 0,
-        listen: Callable[[int, list[Sample], dict[str, float]], None] | None = None,
+        listen: Callable[[Round], None] | None = None,
         compute: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        gold: dict[str, tuple[float, Reward]] | None = None,
     ) -> None:
-        self.kl, self.settings = kl or KLConfig(), settings or AlgorithmConfig()
-        if not prompts:
-            raise UserError("there are no prompts to sample answers for")
-        if self.kl.coef and reference is None:
-            raise ValueError("kl.coef needs a reference model")
-        if algorithm.critic and critic is None:
-            raise ValueError("this algorithm needs a critic")
+        self.settings, self.kl = algorithm.settled(settings or AlgorithmConfig(), kl or KLConfig())
+        _check(prompts, algorithm, config, self.kl, reference, critic)
         self.engine, self.policy, self.prompts, self.encode, self.stop = engine, policy, prompts, encode, stop
-        self.rewards, self.algorithm, self.config = rewards, algorithm, config
+        self.rewards, self.gold, self.algorithm, self.config = rewards, gold or {}, algorithm, config
         self.reference, self.critic, self.seed = reference, critic, seed
         self.listen, self.compute = listen, compute
-        self.round, self.coef, self.border, self.stopped = 0, self.kl.coef, True, False
+        self.round, self.coef, self.border, self.stopped, self.first = 0, self.kl.coef, True, False, False
         self.device = next(policy.parameters()).device
 
     def __iter__(self) -> Iterator[Rollouts]:
         while True:
             samples = self.sample()
-            whole, statistics = self.score(samples)
+            whole, found = self.score(samples)
             if self.listen is not None:
-                self.listen(self.round, samples, statistics)
+                self.listen(Round(self.round, samples, whole, found))
             parts = list(self._minibatches(whole))
             self.round += 1
-            self._adapt(statistics, len(samples))
+            if self.kl.adaptive:
+                self.coef = adapted(self.coef, self.kl, found["kl/sequence"], len(samples))
             self.stopped = False
             for i, part in enumerate(parts):
-                self.border = i == len(parts) - 1
+                self.border, self.first = i == len(parts) - 1, i == 0
                 yield part
                 if self.stopped:
                     break
             self.border = True
 
     def tell(self, metrics: dict[str, float]) -> None:
-        """Hear of the step that was just taken: an early stop ends the round."""
+        """Hear of the step that was just taken: numbers out of range are an error, an early stop ends the round."""
+        check_step(metrics, self.engine.model.config.vocab, self.first)
         self.stopped = metrics.get("stopped", 0.0) > 0
         self.border = self.border or self.stopped
 
@@ -113,6 +128,11 @@ class RolloutSource:
 
     def restore(self, state: dict[str, Any]) -> None:
         self.round, self.coef = state["round"], state["coef"]
+
+    def steps(self) -> int:
+        """Optimizer steps of a round."""
+        rows = self.config.prompts * self.config.n
+        return self.settings.epochs * -(-rows // (self.config.minibatch or rows))
 
     def sample(self) -> list[Sample]:
         """One round of answers from the present policy."""
@@ -130,51 +150,76 @@ class RolloutSource:
 
     def score(self, samples: list[Sample]) -> tuple[Rollouts, dict[str, float]]:
         """Rewards, log-probabilities, values and advantages of a round, and its statistics."""
-        tokens, targets = pad_rollouts([s.prompt_ids for s in samples], [s.ids for s in samples], pad=0)
-        batch = Batch(tokens, targets).map(lambda x: x.to(self.device))
-        mask = (batch.targets != IGNORE).float()
-        zeros = torch.zeros_like(mask)
-        logps = self._logps(self.policy, batch) if self._needs_logps() else zeros
+        on_gpu = self.device.type == "cuda"
+        asked, answered = [s.prompt_ids for s in samples], [s.ids for s in samples]
+        tokens, targets = pad_rollouts(asked, answered, pad=0, multiple=GPU_MULTIPLE if on_gpu else 8)
+        answered_at = (targets != IGNORE).float()
+        batch = Batch(tokens, targets, dense=on_gpu).map(lambda x: x.to(self.device))
+        mask = answered_at.to(self.device)
+        logps = self._old(samples, batch)
         ref_logps = self._logps(self.reference, batch) if self.reference is not None else logps
-        values = self._values(batch) if self.algorithm.critic else zeros
-        token_rewards, statistics = self._rewards(samples, mask)
+        values = self._values(batch) if self.algorithm.critic else torch.zeros_like(mask)
+        rewards, found = self._rewards(samples, answered_at)
+        rewards, numbers = rewards.to(self.device), statistics.prompt_numbers(samples).to(self.device)
         gap = (logps - ref_logps) * mask
-        if self.kl.where == "reward":
-            token_rewards = token_rewards - self.coef * gap  # k1, detached
-        advantages, returns = self.algorithm.advantage(
-            token_rewards, values, mask, _prompt_numbers(samples).to(self.device), self.settings
+        shaped = rewards - self.coef * gap if self.kl.where == "reward" else rewards  # k1, detached
+        advantages, returns = self.algorithm.advantage(shaped, values, mask, numbers, self.settings)
+        found |= statistics.of_round(rewards, shaped, gap, values, returns, advantages, mask, numbers)
+        found |= statistics.of_values(values, returns, mask) if self.algorithm.critic else {}
+        found |= statistics.of_answers(samples) | {"kl/coef": self.coef}
+        learned = batch.targets
+        if self.config.cut == "mask":
+            finished = torch.tensor([[s.finish != "length"] for s in samples], device=self.device)
+            learned = torch.where(finished, learned, IGNORE)
+        return (
+            Rollouts(
+                batch.tokens,
+                learned,
+                dense=on_gpu,
+                logps=logps,
+                ref_logps=ref_logps,
+                advantages=advantages,
+                values=values,
+                returns=returns,
+                fresh=self._fresh(),
+            ),
+            found,
         )
-        statistics |= _statistics(samples, gap, values, returns, advantages, mask) | {"kl/coef": self.coef}
-        whole = Rollouts(
-            batch.tokens,
-            batch.targets,
-            logps=logps,
-            ref_logps=ref_logps,
-            advantages=advantages,
-            values=values,
-            returns=returns,
-        )
-        return whole, statistics
 
-    def _needs_logps(self) -> bool:
-        return self.algorithm.critic or self.reference is not None
+    def _fresh(self) -> bool:
+        """Whether the old log-probabilities need no forward: the round's one step makes them itself."""
+        in_reward = self.reference is not None and self.kl.where == "reward"
+        return self.steps() == 1 and not in_reward
+
+    def _old(self, samples: list[Sample], batch: Batch) -> Tensor:
+        """Log-probabilities under the policy: the learner's own, or the engine's where they only serve as a check."""
+        if not self._fresh():
+            return self._logps(self.policy, batch)
+        noted = pad_values([s.prompt_ids for s in samples], [s.logps for s in samples], batch.tokens.shape[1])
+        return noted.to(self.device)
 
     def _rewards(self, samples: list[Sample], mask: Tensor) -> tuple[Tensor, dict[str, float]]:
-        """Weighted sum of the rewards for each token [B, T], and the mean of each part."""
-        total, statistics = torch.zeros_like(mask), {}
+        """Weighted sum of the rewards for each token [B, T], and the mean of each part; on the CPU."""
+        total, parts = torch.zeros_like(mask), {}
         for name, (weight, reward) in self.rewards.items():
-            found = reward(samples)
-            if len(found) != len(samples):
-                raise UserError(f"reward {name} returned {len(found)} values for {len(samples)} samples")
-            placed = _placed(name, found, samples, mask)
-            total += weight * placed
-            statistics[f"reward/{name}"] = float(placed.sum() / len(samples))
-        if self.config.missing_end:
-            cut = torch.tensor([float(s.finish == "length") for s in samples], device=mask.device)
-            total += place_scores(self.config.missing_end * cut, mask)
-        scores = total.sum(1)
-        statistics |= {"reward/mean": float(scores.mean()), "reward/std": float(scores.std(correction=0))}
-        return total, statistics
+            found = placed(name, reward(samples), samples, mask)
+            total += weight * found
+            parts[f"reward/{name}"] = float(found.sum() / len(samples))
+        watched = torch.zeros_like(mask)
+        for name, (weight, reward) in self.gold.items():
+            found = placed(name, reward(samples), samples, mask)
+            watched += weight * found
+            parts[f"gold/{name}"] = float(found.sum() / len(samples))
+        if self.gold:
+            parts["gold/mean"] = float(watched.sum() / len(samples))
+        c = self.config
+        if c.missing_end:
+            cut = torch.tensor([float(s.finish == "length") for s in samples])
+            total += place_scores(c.missing_end * cut, mask)
+        if c.soft_end:
+            beyond = torch.tensor([float(len(s.ids) - (c.max_tokens - c.soft_end)) for s in samples])
+            total -= place_scores(beyond.clamp(min=0) / c.soft_end, mask)
+        return total, parts
 
     @torch.no_grad()
     def _forward(self, model: nn.Module, batch: Batch, read: Callable[[Output, Batch], Tensor]) -> Tensor:
@@ -186,7 +231,7 @@ class RolloutSource:
 
     def _logps(self, model: nn.Module, batch: Batch) -> Tensor:
         t = self.config.temperature
-        return self._forward(model, batch, lambda output, part: head_math.logps(output, part.targets, t)[0])
+        return self._forward(model, batch, lambda output, part: head_math.logps(output, part.targets, t, part.dense)[0])
 
     def _values(self, batch: Batch) -> Tensor:
         assert self.critic is not None
@@ -208,63 +253,36 @@ class RolloutSource:
 
     def _minibatches(self, whole: Rollouts) -> Iterator[Rollouts]:
         """Each epoch in a fresh order, cut into equal parts; a shorter last part is kept."""
-        for epoch in range(self.settings.epochs or self.algorithm.epochs):
+        for epoch in range(self.settings.epochs):
             order = self._permutation(len(whole), "minibatches", epoch, self.round).to(self.device)
             yield from whole.map(lambda x, order=order: x[order]).split(self.config.minibatch or len(whole))  # type: ignore[misc]
 
     def _permutation(self, total: int, *key: str | int) -> Tensor:
         return torch.randperm(total, generator=torch.Generator().manual_seed(_number(self.seed, *key)))
 
-    def _adapt(self, statistics: dict[str, float], sequences: int) -> None:
-        if self.kl.adaptive:
-            self.coef = adapted(self.coef, self.kl, statistics["kl/sequence"], sequences)
 
-
-def _prompt_numbers(samples: list[Sample]) -> Tensor:
-    """Which prompt each sample answers, by the prompt itself and not by its place: [B]."""
-    numbers: dict[int, int] = {}
-    return torch.tensor([numbers.setdefault(id(sample.prompt), len(numbers)) for sample in samples])
+def _check(
+    prompts: Sequence[Prompt],
+    algorithm: Algorithm,
+    config: RolloutConfig,
+    kl: KLConfig,
+    reference: nn.Module | None,
+    critic: nn.Module | None,
+) -> None:
+    if not prompts:
+        raise UserError("there are no prompts to sample answers for")
+    if config.n < algorithm.group:
+        raise UserError(f"--rollout.n {config.n}: this algorithm compares a prompt's answers; give 2 or more")
+    if not 0 <= config.soft_end <= config.max_tokens:
+        raise UserError(f"--rollout.soft-end {config.soft_end}: give 0 (off) to --rollout.max-tokens")
+    if kl.adaptive and kl.where == "loss":
+        replace(kl)  # says what is wrong
+    if kl.coef and reference is None:
+        raise ValueError("kl.coef needs a reference model")
+    if algorithm.critic and critic is None:
+        raise ValueError("this algorithm needs a critic")
 
 
 def _number(*key: str | int) -> int:
     """A number below 2^62 that is a pure function of the key."""
     return int.from_bytes(hashlib.blake2b("/".join(map(str, key)).encode(), digest_size=8).digest(), "big") >> 2
-
-
-def _placed(name: str, found: Sequence[float | list[float]], samples: list[Sample], mask: Tensor) -> Tensor:
-    """Rewards as given, a number (on the last token) or a list (one a token) for each sample, as [B, T]."""
-    wrong = f"reward {name}: give one number a sample, or a list of one number for each of its tokens"
-    if not any(isinstance(value, list) for value in found):
-        try:
-            scores = [float(value) for value in found]  # type: ignore[arg-type]
-        except (TypeError, ValueError):
-            raise UserError(wrong) from None
-        return place_scores(torch.tensor(scores, dtype=mask.dtype, device=mask.device), mask)
-    placed = torch.zeros_like(mask)
-    for row, (value, sample) in enumerate(zip(found, samples)):
-        if not isinstance(value, list) or len(value) != len(sample.ids):
-            raise UserError(wrong)
-        placed[row, mask[row].bool()] = torch.tensor(value, dtype=mask.dtype, device=mask.device)
-    return placed
-
-
-def _statistics(
-    samples: list[Sample], gap: Tensor, values: Tensor, returns: Tensor, advantages: Tensor, mask: Tensor
-) -> dict[str, float]:
-    """What tells whether a round was healthy; KL in nats, k1 per sequence and per token."""
-    count = mask.sum().clamp(min=1)
-    mean = (returns * mask).sum() / count
-    spread = (((returns - mean) ** 2) * mask).sum()
-    missed = (((returns - values) ** 2) * mask).sum()
-    found = {
-        "kl/sequence": gap.sum(1).mean(),
-        "kl/token": gap.sum() / count,
-        "length": mask.sum(1).mean(),
-        "finished": torch.tensor([float(s.finish == "stop") for s in samples]).mean(),
-        "returns/mean": mean,
-        "returns/var": spread / count,
-        "advantages/mean": (advantages * mask).sum() / count,
-        "advantages/var": ((advantages**2) * mask).sum() / count,
-        "value/explained": 1 - missed / spread.clamp(min=1e-8),
-    }
-    return {name: float(value) for name, value in found.items()}
