@@ -54,7 +54,8 @@ def test_rewards_add_up_by_weight(raised, tmp_path):
     assert row["reward/mean"] == pytest.approx(0.7 * row["length"], rel=1e-5)  # half a point and 2 x 0.1 a token
     names = {name for name in row if name.startswith("reward/")}  # the user's by the file's name, not its whole path
     mine = {"reward/my_rewards.py:batched", "reward/my_rewards.py:by_token"}
-    assert names == mine | {"reward/subject", "reward/well-formed", "reward/mean", "reward/std"}
+    sums = {f"reward/{name}" for name in ("mean", "std", "var", "total")}
+    assert names == mine | {"reward/subject", "reward/well-formed"} | sums
 
 
 @pytest.mark.parametrize("critic", ["new", "shared"])
@@ -210,3 +211,26 @@ def test_a_stage_whose_source_was_made_anew_is_not_taken_for_done(raised, tmp_pa
     assert "[stage.sft]" in said and "weights of --model" in said
     shutil.rmtree(out / "sft")
     pronk("run", plan, "--out", out)
+
+
+@pytest.mark.parametrize("algorithm", ["rloo", "grpo", "dr-grpo", "dapo"])
+def test_group_methods_through_the_command(raised, tmp_path, algorithm):
+    """With a watched gold reward, its plot, and a round's samples with reward and advantages."""
+    mine = my_rewards(tmp_path)
+    begin = ("--model", raised.model, "--prompts", raised.prompts, "--algorithm", algorithm, "--rollout.n", 4)
+    words = ("--reward", mine + "funny", "--gold", mine + "batched", "--rollout.minibatch", 6)
+    pronk("rl", *begin, *words, "--out", tmp_path / "rl", *rounds(3))
+    rows = metrics(tmp_path / "rl")
+    assert rows[-1]["step"] == 4  # rounds of two steps are finished, and were counted so from the start
+    assert {"gold/mean", "groups/flat", "policy/ratio_min", "kl/k3", "reward/total"} <= rows[-1].keys()
+    assert (tmp_path / "rl" / "plots" / "gold.png").stat().st_size > 5000
+    sample = json.loads((tmp_path / "rl" / "samples.jsonl").read_text().splitlines()[0])
+    assert sample.keys() == {"step", "prompt", "answer", "reward", "advantages", "values"}
+    assert len(sample["advantages"].split()) == len(sample["values"].split()) >= 1
+
+
+def test_prompts_without_a_template_are_continued(raised, tmp_path):
+    """--no-chat: the bare text, as a model that was only pretrained knows it."""
+    words = ("--model", raised.pretrain / "model", "--prompts", raised.prompts, "--no-chat")
+    pronk("rl", *words, "--reward", my_rewards(tmp_path) + "funny", "--out", tmp_path / "rl", *rounds(1))
+    assert metrics(tmp_path / "rl")[-1]["step"] == 1

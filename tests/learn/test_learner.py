@@ -12,7 +12,7 @@ from pronk.learn.learner import ENOUGH, PATIENCE, Learner
 from pronk.learn.losses import cross_entropy, dpo
 from pronk.models.heads import ActorCritic
 from pronk.rl.kl import KLConfig
-from pronk.rl.losses import ClipConfig, clipped_with_value, policy_gradient
+from pronk.rl.losses import ClipConfig, clipped, clipped_answers, clipped_with_value, policy_gradient
 
 from .toys import FAMILIES, PLAIN, D, actor_critic, gap, learner, model, pairs, rollouts, text, weights
 
@@ -22,6 +22,8 @@ CASES = {
     "cross-entropy": (text, cross_entropy, model),
     "dpo": (pairs, dpo(0.3), model),
     "reinforce": (rollouts, policy_gradient(0.7, IN_LOSS), model),
+    "rloo": (rollouts, clipped_answers(0.7, kl=IN_LOSS), model),
+    "grpo": (rollouts, clipped(0.7, kl=IN_LOSS, aggregate="answers"), model),
     "ppo": (rollouts, clipped_with_value(0.7, ClipConfig(), IN_LOSS), actor_critic),
 }
 

@@ -19,7 +19,8 @@ from pronk.learn.learner import Learner
 from pronk.learn.losses import cross_entropy
 from pronk.parallel.mesh import ranks
 from pronk.parallel.shard import shard
-from pronk.rl.losses import clipped_with_value
+from pronk.rl.kl import KLConfig
+from pronk.rl.losses import clipped, clipped_with_value
 
 CLIPPED = PLAIN.__class__(lr=2e-3, warmup=0, schedule="constant", eps=1e-5, weight_decay=0.1, clip=0.1)
 TWO = {"policy.": CLIPPED, "critic.": PLAIN.__class__(lr=1e-3, warmup=1, eps=1e-5, weight_decay=0.0, clip=0.3)}
@@ -29,6 +30,12 @@ CASES = {
     "cross-entropy-decoder": (lambda: model(), CLIPPED, lambda s: text(LENGTHS, s), cross_entropy),
     "cross-entropy-untied": (lambda: model(tied=False), CLIPPED, lambda s: text(LENGTHS, s), cross_entropy),
     "cross-entropy-lstm": (lambda: model("lstm"), CLIPPED, lambda s: text(LENGTHS, s), cross_entropy),
+    "grpo-decoder": (
+        lambda: model(),
+        CLIPPED,
+        lambda s: rollouts(s, lengths=ANSWERS),
+        clipped(0.8, kl=KLConfig(coef=0.1, where="loss"), aggregate="answers"),
+    ),
     "ppo-decoder": (lambda: actor_critic(), TWO, lambda s: rollouts(s, lengths=ANSWERS), clipped_with_value(0.8)),
     "ppo-lstm": (lambda: actor_critic("lstm"), TWO, lambda s: rollouts(s, lengths=ANSWERS), clipped_with_value(0.8)),
 }

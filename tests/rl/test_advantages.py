@@ -5,7 +5,18 @@ import random
 import pytest
 import torch
 
-from pronk.rl.advantages import gae, masked_mean, others_mean, place_scores, reward_to_go, to_go, whiten
+from pronk.rl.advantages import (
+    gae,
+    group_relative,
+    leave_one_out,
+    masked_mean,
+    others_mean,
+    place_scores,
+    reward_to_go,
+    to_go,
+    whiten,
+    whole,
+)
 
 
 def ragged(rows=7, width=9, seed=0):
@@ -124,3 +135,66 @@ def test_leave_one_out_is_the_centred_score_times_n_over_n_minus_1():
     """r - mean of the others = n / (n - 1) (r - mean of all) (pitfall 29)."""
     scores, prompts = torch.randn(4), torch.zeros(4, dtype=torch.long)
     assert torch.allclose(scores - others_mean(scores, prompts), 4 / 3 * (scores - scores.mean()), atol=1e-6)
+
+
+# ── groups
+
+
+def grouped(kind, scores, prompts, mask=None):
+    """One advantage a row."""
+    mask = torch.ones(len(scores), 2) if mask is None else mask
+    rewards, prompts = place_scores(torch.tensor(scores), mask), torch.tensor(prompts)
+    found = leave_one_out(rewards, mask, prompts) if kind == "rloo" else group_relative(rewards, mask, prompts, kind)
+    assert all(torch.equal(column, found[:, 0]) for column in found.T) or mask.min() == 0
+    return found[:, 0]
+
+
+def test_rloo_is_n_over_n_minus_1_of_the_centred_score():
+    """For groups of 2, 3 and 4 answers in one batch, in no order (pitfall 29)."""
+    prompts = [0, 1, 2, 2, 1, 2, 0, 1, 2]
+    scores = torch.randn(9, generator=torch.Generator().manual_seed(1))
+    found = grouped("rloo", scores.tolist(), prompts)
+    for name, n in ((0, 2), (1, 3), (2, 4)):
+        rows = torch.tensor([p == name for p in prompts])
+        assert torch.allclose(found[rows], n / (n - 1) * (scores[rows] - scores[rows].mean()), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["rloo", True, False], ids=["rloo", "grpo", "dr-grpo"])
+def test_groups_are_found_by_prompt_not_by_place(kind):
+    """A shuffled batch gives each row the advantage it had (pitfall 28)."""
+    scores, prompts = torch.arange(8.0) ** 2, torch.tensor([0, 0, 0, 1, 1, 1, 2, 2])
+    order = torch.randperm(8, generator=torch.Generator().manual_seed(0))
+    plain = grouped(kind, scores.tolist(), prompts.tolist())
+    shuffled = grouped(kind, scores[order].tolist(), prompts[order].tolist())
+    assert torch.allclose(shuffled, plain[order], atol=1e-6)
+    assert plain.abs().max() > 0.5
+
+
+def test_grpo_divides_by_the_groups_own_deviation():
+    found = grouped(True, [1.0, 3.0, 0.0, 100.0], [0, 0, 1, 1])
+    assert found.tolist() == pytest.approx([-(0.5**0.5), 0.5**0.5] * 2, abs=1e-3)
+    assert grouped(False, [1.0, 3.0, 0.0, 100.0], [0, 0, 1, 1]).tolist() == [-1, 1, -50, 50]
+
+
+@pytest.mark.parametrize("level", [0.0, 1.0, 0.1])
+def test_near_equal_rewards_get_hardly_an_advantage(level):
+    """Rewards apart by 1e-7 or by rounding are one reward: |A| < 0.01 (pitfall 30)."""
+    found = grouped(True, [level, level + 1e-7, level, level], [0, 0, 0, 0])
+    assert found.abs().max() < 0.01
+    assert grouped(True, [level, level + 0.1, level, level], [0, 0, 0, 0]).abs().max() > 1
+
+
+def test_a_flat_group_has_no_advantage_and_one_answer_alone_none():
+    found = grouped(True, [0.3, 0.3, 0.3, 7.0], [0, 0, 0, 1])
+    assert found.abs().max() < 1e-3
+
+
+def test_group_advantages_stay_within_the_answers():
+    rewards, _, mask = ragged()
+    prompts = torch.tensor([0, 1, 0, 1, 0, 1, 0])
+    for found in (leave_one_out(rewards, mask, prompts), group_relative(rewards, mask, prompts), whole(rewards, mask)):
+        assert not found[mask == 0].any()
+        for row, keep in zip(found, mask > 0):
+            assert len(set(row[keep].tolist())) == 1
+    padded = group_relative(wide(rewards), wide_mask(mask), prompts)  # 100 pad columns of garbage (pitfall 10)
+    assert torch.allclose(padded[:, :9], group_relative(rewards, mask, prompts), atol=1e-5)

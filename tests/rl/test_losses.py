@@ -74,13 +74,15 @@ def test_value_clip_zero_is_off():
     assert metrics["value/clipfrac"].total == 0
 
 
-LOSSES = {
-    "reinforce": policy_gradient(0.7, KLConfig(coef=0.3, where="loss")),
-    "ppo": clipped_with_value(0.7, kl=KLConfig(coef=0.3, where="loss")),
-    "rloo": clipped_answers(0.7, kl=KLConfig(coef=0.3, where="loss")),
-    "grpo": clipped(0.7, kl=KLConfig(coef=0.3, where="loss"), aggregate="answers"),
-    "dr-grpo": clipped(0.7, kl=KLConfig(coef=0.3, where="loss"), aggregate="constant", longest=10),
+IN_LOSS = KLConfig(coef=0.3, where="loss")
+MAKERS = {
+    "reinforce": lambda kl: policy_gradient(0.7, kl),
+    "ppo": lambda kl: clipped_with_value(0.7, kl=kl),
+    "rloo": lambda kl: clipped_answers(0.7, kl=kl),
+    "grpo": lambda kl: clipped(0.7, kl=kl, aggregate="answers"),
+    "dr-grpo": lambda kl: clipped(0.7, kl=kl, aggregate="constant", longest=10),
 }
+LOSSES = {name: make(IN_LOSS) for name, make in MAKERS.items()}
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -133,20 +135,126 @@ def test_reinforce_is_advantage_times_log_probability_over_sequences():
 def test_kl_in_the_loss_is_weighted_once(loss):
     """Twice the coefficient, twice the penalty; in the reward, none in the loss (pitfall 25)."""
     module, batch = actor_critic(), rollouts()
-    make = {"reinforce": lambda kl: policy_gradient(0.7, kl), "ppo": lambda kl: clipped_with_value(0.7, kl=kl)}[loss]
 
     def total(kl):
-        return make(kl)(module(**batch.inputs()), batch)[0].item()
+        return MAKERS[loss](kl)(module(**batch.inputs()), batch)[0].item()
 
     plain = total(None)
     for estimator in ("k2", "k3"):
         once, twice = (total(KLConfig(coef=c, where="loss", estimator=estimator)) - plain for c in (0.3, 0.6))
         gap = head_math.logps(module(**batch.inputs()), batch.targets, 0.7)[0] - batch.ref_logps
-        gap = gap[batch.targets != IGNORE]
         each = gap**2 / 2 if estimator == "k2" else torch.exp(-gap) - 1 + gap
-        assert once == pytest.approx(0.3 * each.sum().item(), rel=1e-4)
+        mask = (batch.targets != IGNORE).float()
+        weights = {"grpo": mask / mask.sum(1, keepdim=True), "dr-grpo": mask / 10}.get(loss, mask)
+        assert once == pytest.approx(0.3 * (each * weights).sum().item(), rel=1e-4)
         assert twice == pytest.approx(2 * once, rel=1e-4)
     assert total(KLConfig(coef=0.3, where="reward")) == plain
+
+
+@pytest.mark.parametrize("aggregate", ["tokens", "answers", "sum", "constant"])
+def test_length_bias_is_the_stated_one(aggregate):
+    """Two answers of 5 and 50 tokens with one advantage: what a token of each weighs in the mean (pitfall 32)."""
+    mask = torch.zeros(2, 60)
+    mask[0, 3:8], mask[1, 4:54] = 1.0, 1.0
+    change = torch.zeros(2, 60, requires_grad=True)
+    weights, count = weigh(mask, aggregate, longest=100)
+    total, _ = clipped_surrogate(change, torch.zeros(2, 60), mask, mask, ClipConfig(), weights)
+    (total / count).backward()
+    short, long = -change.grad[0, 3].item(), -change.grad[1, 4].item()
+    wanted = {"tokens": (1 / 55, 1 / 55), "answers": (0.1, 0.01), "sum": (0.5, 0.5), "constant": (0.005, 0.005)}
+    assert (short, long) == pytest.approx(wanted[aggregate], rel=1e-6)
+    assert change.grad[mask == 0].abs().max() == 0
+
+
+def test_answers_without_a_learned_token_do_not_count():
+    mask = torch.tensor([[0, 1, 1], [0, 0, 0], [1, 0, 0.0]])
+    assert [weigh(mask, name, 9)[1].item() for name in ("tokens", "answers", "sum", "constant")] == [3, 2, 2, 2]
+
+
+@pytest.mark.parametrize("ratio", [0.7, 0.79, 0.81, 1.19, 1.21, 1.27, 1.29])
+def test_clip_higher_gives_only_good_tokens_more_room(ratio):
+    """DAPO: 0.8 below, 1.28 above."""
+    clip = ClipConfig(0.2, ratio_high=0.28)
+    for advantage in (1.0, -1.0):
+        new = torch.tensor([[math.log(ratio)]], dtype=torch.float64, requires_grad=True)
+        total, _ = clipped_surrogate(new, torch.zeros_like(new), advantage * ONE.double(), ONE.double(), clip)
+        total.backward()
+        cut = ratio > 1.28 if advantage > 0 else ratio < 0.8
+        assert new.grad.item() == pytest.approx(0.0 if cut else -advantage * ratio, abs=1e-9)
+
+
+def test_rloos_ratio_is_that_of_the_whole_answer():
+    """The product over tokens, not their mean: 1 where both policies are one, else exp(sum) (pitfall 37)."""
+    module, batch = model(), rollouts()
+    with torch.no_grad():
+        output = module(**batch.inputs())
+        batch.logps = head_math.logps(output, batch.targets, 0.7)[0]
+        mask = (batch.targets != IGNORE).float()
+        batch.advantages = torch.arange(1.0, 7)[:, None] * mask
+        loss = clipped_answers(0.7)
+        total, count, metrics = loss(output, batch)
+        assert count == 6
+        assert total.item() == pytest.approx(-21.0, rel=1e-5)
+        assert metrics["policy/ratio_max"].value == pytest.approx(1, abs=1e-5)
+        shift = 0.05 * mask  # each token 5 % likelier: answers of 4, 2, 6, 1, 3, 5 tokens
+        batch.logps = batch.logps - shift
+        total, _, metrics = loss(output, batch)
+    lengths = (4, 2, 6, 1, 3, 5)
+    wanted = -sum(a * min(math.exp(0.05 * n), 1.2) for a, n in enumerate(lengths, 1))
+    assert total.item() == pytest.approx(wanted, rel=1e-4)
+    clipfrac = metrics["policy/clipfrac"]
+    assert clipfrac.total / clipfrac.weight == pytest.approx(3 / 6)  # of answers: those of 4, 6 and 5 tokens
+
+
+def test_rloo_on_policy_is_reinforce():
+    """At ratio 1 both have the same gradient."""
+    module, batch = model(), rollouts()
+    mask = (batch.targets != IGNORE).float()
+    batch.advantages = torch.arange(-2.0, 4)[:, None] * mask
+    batch.fresh = True
+    found = []
+    for loss in (clipped_answers(0.7), policy_gradient(0.7)):
+        module.zero_grad()
+        total, count, _ = loss(module(**batch.inputs()), batch)
+        (total / count).backward()
+        found.append({name: p.grad.clone() for name, p in module.named_parameters()})
+    assert all(torch.allclose(found[0][name], found[1][name], atol=1e-5) for name in found[0])
+
+
+@pytest.mark.parametrize("loss", ["ppo", "rloo", "grpo", "dr-grpo"])
+def test_a_fresh_round_has_the_gradient_of_ratio_one(loss):
+    """Whatever the engine noted, old log-probabilities are this forward's; the noted ones are only compared."""
+    module, batch = actor_critic(), rollouts()
+    with torch.no_grad():
+        exact = head_math.logps(module(**batch.inputs()), batch.targets, 0.7)[0]
+    noted, grads = batch.logps, []
+    for fresh, logps in ((True, noted), (False, exact)):
+        batch.fresh, batch.logps = fresh, logps
+        module.zero_grad()
+        total, _, metrics = MAKERS[loss](None)(module(**batch.inputs()), batch)
+        total.backward()
+        grads.append(torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None]))
+        assert (metrics["policy/ratio_max"].value > 1.1) == fresh  # what tells of a wrong engine
+    assert torch.allclose(grads[0], grads[1], atol=1e-4)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_dense_rows_give_the_same_loss(loss):
+    """On a GPU ignored places are computed too and left out by weight, so that the device is asked nothing."""
+    module, found = actor_critic(), []
+    for dense in (False, True):
+        batch = rollouts(pad=3)
+        batch.dense = dense
+        module.zero_grad()
+        total, count, metrics = LOSSES[loss](module(**batch.inputs()), batch)
+        total.backward()
+        grads = torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None])
+        found.append((total.item(), count.item(), grads, metrics))
+    (total, count, grads, metrics), (other, count_too, grads_too, metrics_too) = found
+    assert (other, count_too) == (pytest.approx(total, rel=1e-5), count)
+    assert torch.allclose(grads, grads_too, atol=1e-4)
+    for name, metric in metrics.items():
+        assert metrics_too[name][0].item() == pytest.approx(metric[0].item(), rel=1e-4, abs=1e-6), name
 
 
 def test_temperature_divides_the_logits():

@@ -17,11 +17,11 @@ from pronk.rl.losses import ClipConfig
 
 from .toys import actor, copy_of, model, share_of_threes, source_of
 
-ADAPTIVE = KLConfig(coef=0.05, adaptive=True, target=0.5, horizon=100)
+ADAPTIVE = KLConfig(coef=0.05, where="reward", adaptive=True, target=0.5, horizon=100)
 SETTINGS = AlgorithmConfig(epochs=2, clip=ClipConfig(stop_kl=0.05))
 POLICY = dataclasses.replace(PLAIN, lr=0.01, warmup=3, schedule="linear", clip=0.5)
 CRITIC = dataclasses.replace(PLAIN, lr=0.005, schedule="cosine", optimizer="muon")
-STEPS = {"reinforce": (6, 14), "ppo": (8, 24)}  # wanted before the save, and in all
+STEPS = {"reinforce": (6, 14), "grpo": (6, 14), "ppo": (8, 24)}  # wanted before the save, and in all
 
 
 def fresh(family, algorithm, start):
@@ -51,7 +51,7 @@ def go_on(learner, source, every=()):
     return told, [[(s.ids, s.logps) for s in samples] for samples, _, _ in source.seen]
 
 
-@pytest.mark.parametrize("algorithm", ["reinforce", "ppo"])
+@pytest.mark.parametrize("algorithm", STEPS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_rl_resumes_bit_identically(tmp_path, family, algorithm):
     """Losses, weights of policy and critic, both optimizers, coefficient, and every sampled id."""

@@ -1,4 +1,4 @@
-"""`pronk rl --model FOLDER --prompts FILE --reward WORDS`: aligns a model with a reward (REINFORCE, PPO)."""
+"""`pronk rl --model FOLDER --prompts FILE --reward WORDS`: aligns a model with a reward (REINFORCE, GRPO, PPO, ...)."""
 
 import copy
 import os
@@ -10,24 +10,25 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from pronk.commands.rounds import Watch, plot_gold
 from pronk.commands.scoring import rewards
 from pronk.commands.training import card, check_numbers, digest, show_plan, told_of_memory
 from pronk.config import save
 from pronk.data.encode import encode_prompt
 from pronk.data.files import Skipped, expand
 from pronk.data.read import prompts as read_prompts
-from pronk.data.records import Prompt, Sample
+from pronk.data.records import Prompt
 from pronk.engine.engine import Engine
 from pronk.errors import UserError
 from pronk.evals.plots import plot_run
 from pronk.folders import huggingface
 from pronk.folders.swap import standing
 from pronk.learn.build import TrainConfig, make_learner, pick_device, pick_precision
+from pronk.learn.fit import Every
 from pronk.learn.learner import Learner
 from pronk.learn.optim import OptimConfig
 from pronk.learn.run import Run, flat
-from pronk.learn.track import Track
-from pronk.models.build import Model, build
+from pronk.models.build import Model, build, count
 from pronk.models.config import ModelConfig
 from pronk.models.heads import ActorCritic, Scorer, disable_dropout
 from pronk.models.lora import Base, LoraConfig, adapted, attach, twin
@@ -60,13 +61,17 @@ class Config:
     (right answers, by the prompts' "answer"), my_rewards.py:function; 0.4*name gives a weight"""
     reward_text: str = "cat"
     """what subject and similarity look for"""
-    algorithm: Literal["reinforce", "ppo"] = "reinforce"
+    gold: tuple[str, ...] = ()
+    """rewards that are only watched and never learned from: falling ones tell that the reward is being hacked"""
+    algorithm: Literal["reinforce", "rloo", "grpo", "dr-grpo", "dapo", "ppo"] = "reinforce"
     critic: Literal["copy", "new", "shared"] = "copy"
     """ppo: a copy of the policy, a new model of --critic-model's shape, or a head on the policy's own body"""
     freeze: tuple[str, ...] = ()
     """parts that are not trained, by the beginning of their names, such as embed"""
+    chat: bool = True
+    """ask as a user, through the chat template; --no-chat continues the prompts as they stand"""
     show: int = 3
-    """samples to note in samples.jsonl at each log"""
+    """samples to note in samples.jsonl every ten rounds"""
     strict: bool = False
     """stop at the first unusable line instead of counting it"""
     dry_run: bool = False
@@ -88,46 +93,77 @@ def run(config: Config) -> None:
         raise UserError("pronk rl runs in one process for now: start it without torchrun")
     check_numbers(config)
     device = pick_device(config.train.device)
+    config, asked = whole_rounds(config), config
     policy, tokenizer = huggingface.load(config.model, device)
     attach(policy, config.lora, config.train.seed)
     prompts, longest = read(config, policy, tokenizer)
     rows = config.rollout.minibatch or config.rollout.prompts * config.rollout.n
     if config.dry_run:
         shape = replace(config.train, batch=rows, length=longest + config.rollout.max_tokens)
-        return show_plan(config, policy, shape, device, copies=1 if config.kl.coef and not config.lora.rank else 0)
+        copies, beside = 1 if config.kl.coef and not config.lora.rank else 0, critic_parameters(config, policy)
+        return show_plan(config, policy, shape, device, copies, beside)
     out = Path(config.out)
     precision = pick_precision(config.train.precision, device)
-    with Run(out, "rl", config.train, settings(config)) as holder, holder.track() as track:
+    with Run(out, "rl", config.train, settings(asked)) as holder, holder.track() as track:
         torch.manual_seed(config.train.seed)
         trained, learner = prepare(config, policy)
         reference = _reference(policy) if config.kl.coef else None
-        listener = _Listener(config, learner, track)
+        watch, algorithm = Watch(out, learner, track, config.show), ALGORITHMS[config.algorithm]
         dtype = torch.bfloat16 if precision == "bf16" else None
         source = RolloutSource(
             Engine(policy, tokenizer.decode, slots=config.rollout.prompts * config.rollout.n, dtype=dtype),
             policy,
             prompts,
-            lambda prompt: encode_prompt(tokenizer, prompt.messages),
-            end_of_turn(tokenizer),
+            partial(encode, config, tokenizer),
+            end_of_turn(tokenizer) if config.chat else tokenizer.eos,
             rewards(config.reward, config.reward_text, learner.compute),
-            ALGORITHMS[config.algorithm],
+            algorithm,
             config.rollout,
             config.rl,
             config.kl,
             reference,
             _critic(trained),
             config.train.seed,
-            listener.hear,
+            watch.hear,
             learner.compute,
+            rewards(config.gold, config.reward_text, learner.compute) if config.gold else None,
         )
-        loss = ALGORITHMS[config.algorithm].loss(config.rollout.temperature, config.rl, config.kl)
+        loss = algorithm.loss(config.rollout.temperature, config.rl, config.kl, config.rollout.max_tokens)
         with told_of_memory(config.train.micro_batch or rows):
-            started = partial(save, config, out, "rl")
-            holder.fit(learner, source, loss, track, beside=lambda: listener.statistics, started=started)
+            holder.fit(
+                learner,
+                source,
+                loss,
+                track,
+                every=[Every(1, lambda step, metrics: watch.step(metrics, source.border))],
+                beside=lambda: watch.statistics,
+                started=partial(begin, asked, out, watch),
+            )
     about = card("rl", config, f"{learner.steps} steps")
     huggingface.save(out / "model", policy, tokenizer, {"temperature": 0.7}, about)
     plot_run(out)
+    plot_gold(out)
     print(f"rl: the model is in {out / 'model'}", flush=True)
+
+
+def begin(config: Config, out: Path, watch: Watch) -> None:
+    """Once the settings were found to fit the folder."""
+    save(config, out, "rl")
+    watch.start()
+
+
+def whole_rounds(config: Config) -> Config:
+    """Steps rounded up to whole rounds, since a round that was sampled is learned from."""
+    rows, algorithm = config.rollout.prompts * config.rollout.n, ALGORITHMS[config.algorithm]
+    each = (config.rl.epochs or algorithm.epochs) * -(-rows // (config.rollout.minibatch or rows))
+    return replace(config, train=replace(config.train, steps=-(-config.train.steps // each) * each))
+
+
+def encode(config: Config, tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
+    """A prompt's ids: through the chat template, or the bare text after the token that begins a text."""
+    if config.chat:
+        return encode_prompt(tokenizer, prompt.messages)
+    return [tokenizer.bos, *tokenizer.encode("".join(message.content for message in prompt.messages))]
 
 
 def settings(config: Config) -> dict[str, Any]:
@@ -143,7 +179,7 @@ def read(config: Config, policy: Model, tokenizer: Tokenizer) -> tuple[list[Prom
     found = list(read_prompts(config.prompts, skipped=skipped))
     for line in skipped.report():
         print(f"rl: skipped {line}")
-    longest = max(len(encode_prompt(tokenizer, prompt.messages)) for prompt in found)
+    longest = max(len(encode(config, tokenizer, prompt)) for prompt in found)
     if longest + config.rollout.max_tokens > policy.config.context:
         room = policy.config.context - longest
         raise UserError(
@@ -179,6 +215,16 @@ def _with_critic(config: Config, policy: Model) -> ActorCritic:
     return ActorCritic(policy, Scorer(build(shape), shape.width))
 
 
+def critic_parameters(config: Config, policy: Model) -> int:
+    """How many a critic would add."""
+    if not ALGORITHMS[config.algorithm].critic:
+        return 0
+    if config.critic == "new":
+        shape = replace(config.critic_model, vocab=policy.config.vocab, context=policy.config.context)
+        return count(build(shape, "meta")) + shape.width + 1
+    return policy.config.width + 1 + (count(policy) if config.critic == "copy" else 0)
+
+
 def _critic(trained: nn.Module) -> nn.Module | None:
     """What gives values: the critic alone, or the whole where it is a head on the policy's body."""
     if not isinstance(trained, ActorCritic):
@@ -195,17 +241,3 @@ def _reference(policy: Model) -> nn.Module:
 
 def _parts(policy: nn.Module) -> str:
     return ", ".join(sorted({name.split(".")[0] for name, _ in policy.named_parameters()}))
-
-
-class _Listener:
-    """Hears of each round: keeps its statistics for the log, and notes a few samples."""
-
-    def __init__(self, config: Config, learner: Learner, track: Track) -> None:
-        self.config, self.learner, self.track = config, learner, track
-        self.statistics: dict[str, float] = {}
-
-    def hear(self, number: int, samples: list[Sample], statistics: dict[str, float]) -> None:
-        self.statistics = statistics
-        if self.config.show and number % 10 == 0:
-            rows = [{"prompt": s.prompt.messages[-1].content, "answer": s.text} for s in samples[: self.config.show]]
-            self.track.sample(self.learner.steps, rows)

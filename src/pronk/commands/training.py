@@ -260,9 +260,11 @@ def check_length(length: int, model: ModelConfig, new: bool = False) -> None:
         )
 
 
-def show_plan(config: Any, model: Model, train: TrainConfig, device: torch.device, copies: int = 0) -> None:
+def show_plan(
+    config: Any, model: Model, train: TrainConfig, device: torch.device, copies: int = 0, beside: int = 0
+) -> None:
     """What a run would take, beside its resolved settings; time from a measured matrix product."""
-    facts = plan(model, train, pick_precision(train.precision, device), copies)
+    facts = plan(model, train, pick_precision(train.precision, device), copies, beside)
     work = flops_per_token(model, model.config, train.length) or 6.0 * sum(p.numel() for p in model.parameters())
     seconds = work * train.steps * train.batch * train.length / (_roof(device) / 3)
     facts["time"] = f"about {_spoken(seconds)}, if a third of this machine's matrix speed is reached"

@@ -56,3 +56,4 @@ class Sample:
     ids: list[int]  # response, the end token included when it was sampled
     logps: list[float]  # one for each of ids, under the distribution that was sampled from
     finish: Literal["stop", "length"]
+    reward: float = 0.0  # of the whole answer, once it was scored

@@ -34,13 +34,16 @@ PICTURES = {
 }
 
 
+UNDRAWN = ("reward/std", "reward/var")
+
+
 def plot_run(folder: Path | str) -> None:
     """Draws folder/plots/*.png from folder/metrics.jsonl."""
     rows = read_metrics(folder)
     names = list(dict.fromkeys(name for row in rows for name in row))
     for picture, (unit, wanted) in PICTURES.items():
         chosen = [n for n in names if any(n == w or (w.endswith("/") and n.startswith(w)) for w in wanted)]
-        lines = {name: series(rows, name) for name in chosen if name != "reward/std"}
+        lines = {name: series(rows, name) for name in chosen if name not in UNDRAWN}
         if any(steps for steps, _ in lines.values()):
             path = Path(folder) / "plots" / f"{picture}.png"
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -136,20 +136,25 @@ def peak(device: torch.device, precision: str, ranks: int = 1) -> float | None:
     return one * ranks if one is not None else None
 
 
-def plan(model: nn.Module, train: TrainConfig, precision: str, copies: int = 0) -> dict[str, str]:
-    """What a run will take, in words, before it starts. copies: frozen models beside the trained one."""
+def plan(model: nn.Module, train: TrainConfig, precision: str, copies: int = 0, beside: int = 0) -> dict[str, str]:
+    """What a run will take, in words, before it starts. copies: frozen models beside the trained one.
+
+    beside: parameters of a critic that is trained too; its activations are taken to be in proportion.
+    """
     parameters, rows = count(model), train.micro_batch or train.batch
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    weights = parameters * (4 + 4 * copies) + trained * 12  # float32 weights; gradients, two moments
+    weights = parameters * (4 + 4 * copies) + trained * 12 + beside * 16  # float32 weights; gradients, two moments
     config: ModelConfig = model.config  # type: ignore[assignment]
     width = 2 if precision == "bf16" else 4
     layer = 14 * config.width + 3 * config.inner  # activations kept for backward: values a token and layer
-    activations = rows * train.length * config.layers * layer * width
+    activations = round(rows * train.length * config.layers * layer * width * (1 + beside / parameters))
     tokens, disk = train.steps * train.batch * train.length, parameters * 4 + trained * 8  # of one checkpoint
     return {
         "parameters": f"{parameters:,}" + (f", {trained:,} of them trained" if trained < parameters else ""),
         "tokens": f"{tokens:,} ({train.steps:,} steps of {train.batch} x {train.length})",
-        "memory": f"about {(weights + activations) / 2**20:,.0f} MiB: {weights / 2**20:,.0f} weights and optimizer, "
+        "memory": f"about {(weights + activations) / 2**20:,.0f} MiB: {weights / 2**20:,.0f} weights and optimizer"
+        + (f" (those of the critic's {beside:,} parameters among them)" if beside else "")
+        + ", "
         f"{activations / 2**20:,.0f} activations at {rows} rows a forward",
         "disk": f"about {(disk * train.keep + parameters * 4) / 2**20:,.0f} MiB for {train.keep} checkpoints and the "
         "model",

@@ -99,9 +99,7 @@ def cross_entropy(output: Output, targets: Tensor, dense: bool = False) -> tuple
     return total, losses
 
 
-def logps(
-    output: Output, targets: Tensor, temperature: float = 1.0, dense: bool = False
-) -> tuple[Tensor, Tensor]:
+def logps(output: Output, targets: Tensor, temperature: float = 1.0, dense: bool = False) -> tuple[Tensor, Tensor]:
     """Log-probability of each target and entropy of its distribution, nats, [B, T] each; 0 where target is IGNORE.
 
     The distribution is softmax(logits / temperature): log-probabilities that are compared with sampled ones must use

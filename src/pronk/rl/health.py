@@ -3,6 +3,7 @@
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -83,7 +84,7 @@ def hacking(rounds: Rows) -> str:
         return ""
     smooth = [statistics.fmean(gold[max(0, i - FEW + 1) : i + 1]) for i in range(len(gold))]
     peak = max(range(FEW - 1, len(gold)), key=lambda i: smooth[i])
-    noise = statistics.pstdev([b - a for a, b in zip(gold, gold[1:])]) / math.sqrt(FEW)
+    noise = statistics.pstdev([b - a for a, b in pairwise(gold)]) / math.sqrt(FEW)
     fallen = smooth[peak] - smooth[-1] > max(3 * noise, 1e-9)
     risen = statistics.fmean(proxy[-FEW:]) > statistics.fmean(proxy[max(0, peak - FEW + 1) : peak + 1])
     if peak + FEW > len(gold) - 1 or not (fallen and risen):

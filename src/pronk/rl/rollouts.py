@@ -160,6 +160,8 @@ class RolloutSource:
         ref_logps = self._logps(self.reference, batch) if self.reference is not None else logps
         values = self._values(batch) if self.algorithm.critic else torch.zeros_like(mask)
         rewards, found = self._rewards(samples, answered_at)
+        for sample, reward in zip(samples, rewards.sum(1).tolist()):
+            sample.reward = reward
         rewards, numbers = rewards.to(self.device), statistics.prompt_numbers(samples).to(self.device)
         gap = (logps - ref_logps) * mask
         shaped = rewards - self.coef * gap if self.kl.where == "reward" else rewards  # k1, detached
