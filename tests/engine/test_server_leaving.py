@@ -4,6 +4,8 @@ import asyncio
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import httpx
 import openai
@@ -49,15 +51,23 @@ def test_two_hundred_clients_gone_leave_no_slot_behind():
         assert 'pronk_requests_total{finish_reason="cancelled"}' in text
 
 
-def slowly(served, seconds):
-    """A model whose every forward takes this long."""
-    model, plain = served.engine.model, type(served.engine.model).forward
+def slowly(served, pause):
+    """An engine that waits before every step: so many seconds, or what a function does."""
+    plain = served.engine.scheduler
 
-    def forward(*args, **keys):
-        time.sleep(seconds)
-        return plain(model, *args, **keys)
+    @contextmanager
+    def scheduler(stops):
+        with plain(stops) as made:
+            step = made.step
 
-    model.forward = forward
+            def slow():
+                pause() if callable(pause) else time.sleep(pause)
+                return step()
+
+            made.step = slow
+            yield made
+
+    served.engine.scheduler = scheduler
     return served
 
 
@@ -71,23 +81,20 @@ def test_a_client_gone_before_its_answer_frees_its_slot():
 
 
 def test_a_full_queue_is_429_and_says_when_to_come_again():
-    with hosted(slowly(toy(slots=1), 0.01), Limits(queue=2)) as host:
-        threads = [
-            threading.Thread(target=host.post, args=(TEXT, {"prompt": "a", "max_tokens": 60, "seed": n}))
-            for n in range(3)
-        ]
-        for thread in threads:
-            thread.start()
-        until(lambda: host.service.waiting >= 2)
+    gate = threading.Event()
+    with hosted(slowly(toy(slots=1), gate.wait), Limits(queue=2)) as host, ThreadPoolExecutor() as pool:
+        first = [pool.submit(host.post, TEXT, {"prompt": "a", "max_tokens": 2}) for _ in range(3)]
+        until(lambda: host.service.waiting >= 3)
         reply = host.post(TEXT, {"prompt": "a", "max_tokens": 1})
         assert (reply.status_code, reply.headers["retry-after"]) == (429, "1")
         assert reply.json()["error"]["code"] == "queue_full"
         with pytest.raises(openai.RateLimitError):
             host.openai().completions.create(model="toy", prompt="a")
-        patient = host.openai(max_retries=5).completions.create(model="toy", prompt="a", max_tokens=1)
-        assert patient.usage.completion_tokens == 1
-        for thread in threads:
-            thread.join()
+        patient = pool.submit(host.openai(max_retries=5).completions.create, model="toy", prompt="a", max_tokens=1)
+        until(lambda: 'status="429"} 3' in host.get("/metrics").text)
+        gate.set()
+        assert patient.result().usage.completion_tokens == 1
+        assert [reply.result().status_code for reply in first] == [200] * 3
 
 
 def test_until_the_model_is_loaded_all_is_503():
@@ -126,19 +133,31 @@ def test_a_request_has_its_time():
 
 
 def test_a_model_that_fails_is_500_and_the_next_request_is_well():
-    served = toy()
-    weight = served.engine.model.embed.weight
-    with hosted(served) as host:
-        good = weight.detach().clone()
-        with torch.no_grad():
-            weight.fill_(float("nan"))
+    ails = threading.Event()
+
+    def fail():
+        if ails.is_set():
+            raise RuntimeError("out of memory")
+
+    with hosted(slowly(toy(), fail)) as host:
+        ails.set()
         assert host.post(TEXT, {"prompt": "a", "max_tokens": 3}).status_code == 500
         with pytest.raises(openai.APIError, match="model failed"):
             list(host.openai().completions.create(model="toy", prompt="a", max_tokens=3, stream=True))
-        with torch.no_grad():
-            weight.copy_(good)
+        ails.clear()
         assert host.post(TEXT, {"prompt": "a", "max_tokens": 3}).status_code == 200
         host.idle(2)
+
+
+def test_weights_that_are_not_finite_are_500():
+    served = toy()
+    with torch.no_grad():
+        served.engine.model.embed.weight.fill_(float("nan"))
+    with hosted(served) as host:
+        for change in ({"max_tokens": 3}, {"max_tokens": 0, "echo": True, "logprobs": 1}):
+            reply = host.post(TEXT, {"prompt": "a cat", **change})
+            assert reply.status_code == 500
+            assert "its weights hold NaN" in reply.json()["error"]["message"]
 
 
 def test_a_client_that_takes_nothing_is_given_up():

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pronk.engine.sampler import Rules, Use, distribution
 from pronk.engine.sequence import Sampling
+from pronk.errors import UserError
 from pronk.models.build import Model
 
 CHUNK = 1 << 23  # logits held at a time, elements
@@ -63,6 +64,8 @@ def _ruled(logits: Tensor, sampling: Sampling, tokens: Tensor, start: int) -> Te
 
 
 def _read(logps: Tensor, tokens: Tensor, top: int) -> list[Place]:
+    if logps.isnan().any():
+        raise UserError("the model's logits are not finite: its weights hold NaN or infinity, or overflow")
     chosen = logps.gather(1, tokens[:, None])[:, 0].clamp(min=LOWEST).tolist()
     best = logps.topk(min(top, logps.shape[1]), dim=1)
     rows = zip(tokens.tolist(), chosen, best.indices.tolist(), best.values.tolist())

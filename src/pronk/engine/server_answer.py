@@ -11,12 +11,14 @@ from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from pronk.engine.likely import Place
 from pronk.engine.protocol import Limits
 from pronk.engine.refusal import Refusal
 from pronk.engine.replies import Json
 from pronk.engine.sequence import Piece
 from pronk.engine.server_plan import Plan
 from pronk.engine.service import Job, News, Service
+from pronk.errors import UserError
 
 log = logging.getLogger("pronk.serve")
 T = TypeVar("T")
@@ -49,14 +51,30 @@ class Listening:
         while self.left:
             heard = await self._queue.get()
             if isinstance(heard, Exception):
-                raise heard if isinstance(heard, Refusal) else Refusal(500, "the model failed; see the server's log")
+                raise failed(heard)
             for number, piece in heard:
                 self.left -= piece.finish is not None
                 yield number, piece
 
+    async def settle(self, plan: Plan, number: int, piece: Piece) -> list[Place]:
+        """The places of a whole sample, worked out between two steps of the others."""
+        work = self.service.do(lambda: plan.settled_places(number, piece), admitted=True)
+        try:
+            return await asyncio.wrap_future(work)
+        except Exception as error:
+            log.exception("the model failed")
+            raise failed(error) from None
+
     def leave(self) -> None:
         if self.requests:
             self.service.cancel(self._job)
+
+
+def failed(error: Exception) -> Refusal:
+    """What a client hears of a model that failed."""
+    if isinstance(error, Refusal):
+        return error
+    return Refusal(500, f"the model failed: {error}" if isinstance(error, UserError) else "the model failed")
 
 
 async def respond(service: Service, plan: Plan, request: Request, limits: Limits) -> Response:
@@ -78,9 +96,7 @@ async def _whole(plan: Plan, listening: Listening, limits: Limits) -> Json:
             piece = pieces[number]
             places = plan.sampled_places(piece)
             if plan.settled_late:
-                places = await asyncio.wrap_future(
-                    listening.service.do(lambda n=number, p=piece: plan.settled_places(n, p), admitted=True)  # type: ignore[misc]
-                )
+                places = await listening.settle(plan, number, piece)
             answers.append(plan.answer(number, piece, places))
     return plan.shape.reply(answers, plan.counts(sum(len(piece.ids) for piece in pieces.values())))
 
@@ -111,8 +127,7 @@ async def _choices(plan: Plan, listening: Listening, number: int, piece: Piece) 
     """What a piece of news brings to a stream. Ids may come before their text: half characters are held back."""
     text, places = piece.text, plan.sampled_places(piece)
     if plan.settled_late:
-        work = listening.service.do(lambda: plan.settled_places(number, piece), admitted=True)
-        places = await asyncio.wrap_future(work)
+        places = await listening.settle(plan, number, piece)
         text = (plan.prompt(number).text if plan.echo else "") + text
     if text or places or (plan.shape.ids and piece.ids):
         yield plan.shape.piece(number, text, piece.ids, places)

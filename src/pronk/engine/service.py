@@ -135,8 +135,10 @@ class Service:
         return future
 
     def refuse_if_full(self) -> None:
-        if (waiting := max(self.waiting, self._inbox.qsize())) >= self.queue:
-            raise busy(waiting)
+        slots = self.served.engine.slots if self.served and self.served.engine else 0
+        beyond = max(sum(job.left for job in list(self._jobs)) - slots, self._inbox.qsize())
+        if beyond >= self.queue:
+            raise busy(beyond)
 
     # ── in the thread
 
