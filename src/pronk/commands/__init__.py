@@ -13,6 +13,8 @@ COMMANDS = {
     "prepare": "turn text into shards of token ids",
     "pretrain": "train a model from scratch on tokens or text",
     "sft": "teach a model to answer, from conversations",
+    "reward": "learn from comparisons to score answers: a reward model",
+    "dpo": "align a model with comparisons directly: DPO, IPO",
     "rl": "align a model with a reward: REINFORCE, PPO and kin",
     "reject": "keep the best of n answers, and tune on them",
     "task": "write problems whose answers can be checked: to tune, train and test on",

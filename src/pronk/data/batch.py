@@ -71,6 +71,8 @@ class Pairs(Batch):
     """Comparisons: tokens and targets are [B, 2, T], the chosen answer first."""
 
     ref_logps: Tensor | None = None  # [B, 2] summed log-probability of each answer under the frozen reference
+    last: Tensor | None = None  # [B, 2] int64, place of each conversation's last token, where a score is read
+    strength: Tensor | None = None  # [B] int64, 1 (slightly better) to 4; 0 = a tie; None = all 1
 
     def inputs(self) -> dict[str, Tensor | None]:
         return {"tokens": self.tokens.flatten(0, 1), "positions": None, "documents": None}

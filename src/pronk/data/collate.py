@@ -26,6 +26,15 @@ def pad_pairs(items: Sequence[tuple[Masked, Masked]], pad: int, multiple: int = 
     return Pairs(tokens.view(len(items), 2, -1), targets.view(len(items), 2, -1))
 
 
+def pad_scored(items: Sequence[tuple[Sequence[int], Sequence[int]]], pad: int, multiple: int = 8) -> Pairs:
+    """Whole conversations as [B, 2, T], the chosen first, and the place of each one's last token; nothing is learned
+    token by token, so every target is IGNORE."""
+    both = [list(ids) for pair in items for ids in pair]
+    tokens, targets = _pad([(ids, [IGNORE] * len(ids)) for ids in both], pad, multiple)
+    last = torch.tensor([len(ids) - 1 for ids in both])
+    return Pairs(tokens.view(len(items), 2, -1), targets.view(len(items), 2, -1), last=last.view(-1, 2))
+
+
 def pad_rollouts(
     prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], pad: int, multiple: int = 8
 ) -> tuple[Tensor, Tensor]:

@@ -99,7 +99,8 @@ def make_learner(
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
     torch.use_deterministic_algorithms(train.deterministic)
     if train.compile:
-        for block in model.blocks if isinstance(model.blocks, nn.ModuleList) else ():
+        stacks = [part for name, part in model.named_modules() if name.split(".")[-1] == "blocks"]
+        for block in (block for stack in stacks for block in stack.children()):
             block.compile()
     if mesh is not None:
         shard(model, mesh)
