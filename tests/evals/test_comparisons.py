@@ -6,19 +6,13 @@ import random
 import pytest
 
 from pronk.data.records import Comparison, Message
-from pronk.evals.calibration import bins, bootstrap, calibration_error, plot_reliability, wilson
+from pronk.evals.calibration import bins, bootstrap, calibration_error, plot_reliability
 from pronk.evals.comparisons import Judged, log_loss, rank_correlation, report, table
 
 
 def judged(difference, strength=1, chosen="aa", rejected="b", first="", group=0):
     one = Comparison((Message("user", str(group)),), chosen, rejected, strength, first)
     return Judged(one, difference, 0.0, group)
-
-
-def test_wilson_by_the_textbook():
-    assert wilson(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)  # Brown, Cai and DasGupta 2001
-    assert wilson(0, 10)[0] == 0.0 and wilson(0, 10)[1] == pytest.approx(0.2775, abs=1e-4)
-    assert wilson(0, 0) == (0.0, 1.0)
 
 
 def test_bootstrap_by_groups_is_wider_where_groups_agree():

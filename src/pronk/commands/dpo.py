@@ -28,6 +28,7 @@ from pronk.learn.optim import OptimConfig
 from pronk.learn.run import Run
 from pronk.learn.track import Track
 from pronk.models.heads import disable_dropout
+from pronk.models.lora import LoraConfig, attach
 from pronk.text.chat import end_of_turn
 from pronk.text.tokenizer import Tokenizer
 
@@ -61,6 +62,7 @@ class Config:
     dry_run: bool = False
     """show what would be done, and stop"""
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=1e-4, weight_decay=0.0, schedule="linear"))
+    lora: LoraConfig = field(default_factory=LoraConfig)
     train: TrainConfig = field(default_factory=lambda: TrainConfig(spike=0.0, log_every=5))
 
 
@@ -70,6 +72,7 @@ def run(config: Config) -> None:
         raise UserError(f"--beta {config.beta}: give a number above 0, such as 0.1")
     device, out = pick_device(config.train.device), Path(config.out)
     policy, tokenizer = load(config.model, device)
+    attach(policy, config.lora, config.train.seed)
     pairs = read_pairs(config, "dpo", tokenizer, policy.config)
     if config.dry_run:
         rows = replace(

@@ -29,6 +29,7 @@ from pronk.learn.run import Run
 from pronk.learn.track import Track
 from pronk.models.build import to_scorer
 from pronk.models.heads import Scorer, disable_dropout
+from pronk.models.lora import LoraConfig, attach
 from pronk.text.chat import encode_chat
 from pronk.text.tokenizer import Tokenizer
 
@@ -68,6 +69,7 @@ class Config:
     dry_run: bool = False
     """show what would be done, and stop"""
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=5e-4, weight_decay=0.01))
+    lora: LoraConfig = field(default_factory=LoraConfig)
     train: TrainConfig = field(default_factory=lambda: TrainConfig(spike=0.0, log_every=5))
 
 
@@ -79,6 +81,7 @@ def run(config: Config) -> None:
     model, tokenizer = load(config.model, device)
     pairs = read_pairs(config, "reward", tokenizer, model.config)
     if config.dry_run:
+        attach(model, config.lora)
         rows = replace(
             planned(config, len(pairs)), batch=2 * config.train.batch, micro_batch=2 * config.train.micro_batch
         )
@@ -119,6 +122,8 @@ def train_scorer(config: Config, train: Sequence[Pair], validation: Sequence[Pai
     out, plan = Path(config.out), planned(config, len(train))
     with Run(out, "reward", plan, settings(config)) as holder, holder.track() as track:
         model, tokenizer = load(config.model, pick_device(plan.device))
+        references = _references(config, tokenizer, train)
+        attach(model, config.lora, plan.seed)
         torch.manual_seed(plan.seed)
         scorer = to_scorer(model)
         disable_dropout(scorer)
@@ -132,7 +137,7 @@ def train_scorer(config: Config, train: Sequence[Pair], validation: Sequence[Pai
         with told_of_memory(plan.micro_batch or plan.batch):
             holder.fit(learner, source, loss, track, tokens, every, started=partial(save_config, config, out, "reward"))
         watch.look(learner.steps, {})
-    shift = centre(scorer, _references(config, tokenizer, train))
+    shift = centre(scorer, references)
     about = f"{learner.steps} steps on {len(train):,} comparisons, {watch.said}scores shifted by {shift:+.4f}"
     save_scorer(out / "model", scorer, tokenizer, card("reward", config, about))
     plot_run(out)

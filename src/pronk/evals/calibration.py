@@ -12,15 +12,6 @@ from pronk.evals.plots import curve
 BINS = 10
 
 
-def wilson(right: float, count: int, z: float = 1.96) -> tuple[float, float]:
-    """The 95 % interval of a share (Wilson 1927): true to its name near 0 and 1 and for small counts, too."""
-    if not count:
-        return 0.0, 1.0
-    share, spread = right / count, z * z / count
-    middle, half = share + spread / 2, z * math.sqrt(share * (1 - share) / count + spread / (4 * count))
-    return max(0.0, (middle - half) / (1 + spread)), min(1.0, (middle + half) / (1 + spread))
-
-
 def bootstrap(
     values: Sequence[float], groups: Sequence[Hashable], rounds: int = 1000, seed: int = 0
 ) -> tuple[float, float]:

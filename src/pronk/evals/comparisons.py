@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from pronk.data.records import Comparison
-from pronk.evals.calibration import bins, bootstrap, calibration_error, wilson
+from pronk.evals.calibration import bins, bootstrap, calibration_error
+from pronk.feedback.standing import wilson
 
 Facts = dict[str, Any]
 
@@ -73,7 +74,7 @@ def share(values: Sequence[float], groups: Sequence[Hashable]) -> Facts:
     return {
         "value": _mean(values),
         "count": len(values),
-        "wilson": list(wilson(sum(values), len(values))),
+        "wilson": list(wilson(_mean(values), len(values))),
         "by_prompt": list(bootstrap(values, groups)),
     }
 
