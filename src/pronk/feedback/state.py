@@ -118,7 +118,10 @@ def choice(body: Mapping[str, Any], left: str) -> str:
 
 def _imported(connection: Connection, event: Event) -> None:
     """A verdict from elsewhere: it names its item, sides and choice itself."""
-    _store(connection, event, event.body["item"], event.body["left"], event.body["repeat"], event.body["choice"])
+    body = event.body
+    _store(connection, event, body["item"], body["left"], body["repeat"], body["choice"])
+    if body["kind"] == "flag":
+        connection.execute(update(items).where(items.c.id == body["item"]).values(flags=items.c.flags + 1))
 
 
 def _store(connection: Connection, event: Event, item: str, left: str, repeat: bool, chosen: str) -> None:
@@ -126,7 +129,7 @@ def _store(connection: Connection, event: Event, item: str, left: str, repeat: b
     connection.execute(
         insert(answers).values(
             event=event.id,
-            kind="vote" if event.kind == "imported" else event.kind,
+            kind=body["kind"] if event.kind == "imported" else event.kind,
             item=item,
             person=event.person,
             showing=body.get("showing", ""),

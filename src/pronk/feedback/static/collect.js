@@ -159,9 +159,14 @@ function edited() {
   return now.trim() && now !== shown[side].replace(/\r\n?/g, "\n") ? now : "";
 }
 
+function work(on) {
+  busy = on;
+  $("main").setAttribute("aria-busy", String(on));
+}
+
 async function send(path, body, words) {
   if (busy || !shown) return;
-  busy = true;
+  work(true);
   $("send").disabled = true;
   try {
     await insist(path, { key: newKey(), showing: shown.id, seconds: seconds(), note: $("note").value.trim(), ...body });
@@ -181,7 +186,7 @@ function vote() {
 
 async function undo() {
   if (busy) return;
-  busy = true;
+  work(true);
   try {
     await insist("/api/undo", { key: newKey() });
     say("Taken back: here it is again.");
@@ -197,7 +202,7 @@ async function proceed() {
   } catch (error) {
     refused(error);
   }
-  busy = false;
+  work(false);
 }
 
 function refused(error) {
