@@ -17,6 +17,7 @@ FAMILIES = {
     | {"attention_scaled": False, "window": 6, "window_every": 2},
     "mistral": {"kv_heads": 2, "window": 5},
     "lstm": {"family": "lstm"},
+    "gru": {"family": "gru", "recurrent_attention": True},
     "lstm-untied": {"family": "lstm", "tied": False},
 }
 

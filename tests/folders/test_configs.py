@@ -91,7 +91,7 @@ def test_llama_options_we_lack_are_refused_by_name(tmp_path, keys, says):
     ("keys", "says"),
     [
         ({"colour": 1}, "pronk.colour is unknown; was it saved by a newer pronk?"),
-        ({"family": "mamba"}, 'family is "mamba", expected one of decoder, lstm'),
+        ({"family": "mamba"}, 'family is "mamba", expected one of decoder, rnn, gru, lstm'),
         ({"heads": 0}, "config.json: "),
         ({"ffn_dim_multiplier": 1e300}, "ffn_dim_multiplier"),
         ({"dropout": 2.0}, "dropout is 2.0, expected at most 1.0"),
@@ -105,7 +105,14 @@ def test_our_own_keys_are_checked(tmp_path, keys, says):
 
 
 @pytest.mark.parametrize(
-    "keys", [{}, {"family": "lstm"}, {"feedforward": "swiglu-single"}, {"head_dim": 10, "width": 30}]
+    "keys",
+    [
+        {},
+        {"family": "lstm"},
+        {"family": "gru", "recurrent_attention": True},
+        {"feedforward": "swiglu-single"},
+        {"head_dim": 10, "width": 30},
+    ],
 )
 def test_config_survives_the_way_through_json(tmp_path, keys):
     config = ModelConfig(vocab=100, preset="story-1m", dropout=0.2, **keys)

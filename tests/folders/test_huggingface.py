@@ -32,6 +32,8 @@ OTHERS = {
     "gpt2 with windows": VARIANTS["gpt2"] | {"window": 9},
     "swiglu-single": {"feedforward": "swiglu-single"},
     "lstm": {"family": "lstm", "width": 30},
+    "rnn": {"family": "rnn"},
+    "gru with attention": {"family": "gru", "recurrent_attention": True},
     "untied lstm": {"family": "lstm", "tied": False},
     "heads do not divide the width": {"width": 30, "head_dim": 8},
 }

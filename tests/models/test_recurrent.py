@@ -1,30 +1,76 @@
-"""The LSTM equals torch.nn.LSTM stacked the same way, and the textbook's loop."""
+"""Recurrent families equal torch's modules stacked the same way, and the textbooks' loops, attention included."""
 
+import pytest
 import torch
 
 from pronk.models.logps import cross_entropy, logits
 
 from .make import V, gap, make, tokens
 
+FAMILIES = ["rnn", "gru", "lstm"]
+each = pytest.mark.parametrize("family", FAMILIES)
+attends = pytest.mark.parametrize("attention", [False, True], ids=["plain", "attention"])
+
 
 def stacked(model, x, run):
-    """Embedding, residual layers through run(layer, h), norm and head, written out again."""
+    """Embedding, residual layers through run(layer, h), attention, norm and head, written out again."""
     h = model.embed.weight[x]
-    for layer in model.blocks:
-        h = h + run(layer, h)
+    for number, layer in enumerate(model.blocks):
+        y = run(layer, h)
+        if model.config.recurrent_attention and number == len(model.blocks) - 1:
+            y = luong(model.recall[-1].combine.weight, y)
+        h = h + y
     h = h / (h.pow(2).mean(-1, keepdim=True) + model.config.norm_eps).sqrt() * model.norm.weight
     return h @ model.head.weight.T
 
 
-def by_torch(layer, h):
-    width = h.shape[-1]
-    lstm = torch.nn.LSTM(width, width, batch_first=True)
-    lstm.weight_ih_l0, lstm.weight_hh_l0 = layer.weight_in, layer.weight_hidden
-    lstm.bias_ih_l0, lstm.bias_hh_l0 = layer.bias_in, layer.bias_hidden
-    return lstm(h)[0]
+def luong(combine, y):
+    """Row by row and step by step, over the zero state and the states before."""
+    rows = []
+    for row in y:
+        past, outputs = [torch.zeros_like(row[0])], []
+        for h in row:
+            states = torch.stack(past)
+            context = (states @ h).softmax(0) @ states
+            outputs.append((combine @ torch.cat((context, h))).tanh())
+            past.append(h)
+        rows.append(torch.stack(outputs))
+    return torch.stack(rows)
 
 
-def by_loop(layer, h):
+def by_torch(family):
+    def run(layer, h):
+        width = h.shape[-1]
+        kind = {"rnn": torch.nn.RNN, "gru": torch.nn.GRU, "lstm": torch.nn.LSTM}[family]
+        theirs = kind(width, width, batch_first=True)
+        theirs.weight_ih_l0, theirs.weight_hh_l0 = layer.weight_in, layer.weight_hidden
+        theirs.bias_ih_l0, theirs.bias_hh_l0 = layer.bias_in, layer.bias_hidden
+        return theirs(h)[0]
+
+    return run
+
+
+def elman(layer, h):
+    hidden, outputs = torch.zeros(h.shape[0], h.shape[2]), []
+    for x in h.unbind(1):
+        here = x @ layer.weight_in.T + layer.bias_in
+        hidden = (here + hidden @ layer.weight_hidden.T + layer.bias_hidden).tanh()
+        outputs.append(hidden)
+    return torch.stack(outputs, 1)
+
+
+def gru(layer, h):
+    hidden, outputs = torch.zeros(h.shape[0], h.shape[2]), []
+    for x in h.unbind(1):
+        reset, update, new = (x @ layer.weight_in.T + layer.bias_in).chunk(3, -1)
+        old_reset, old_update, old_new = (hidden @ layer.weight_hidden.T + layer.bias_hidden).chunk(3, -1)
+        keep = (update + old_update).sigmoid()
+        hidden = (1 - keep) * (new + (reset + old_reset).sigmoid() * old_new).tanh() + keep * hidden
+        outputs.append(hidden)
+    return torch.stack(outputs, 1)
+
+
+def lstm(layer, h):
     hidden = cell = torch.zeros(h.shape[0], h.shape[2])
     outputs = []
     for x in h.unbind(1):
@@ -36,26 +82,35 @@ def by_loop(layer, h):
     return torch.stack(outputs, 1)
 
 
-def test_equals_torch_lstm():
-    model, x = make(family="lstm"), tokens(3, 20)
-    assert gap(logits(model, x), stacked(model, x, by_torch)) < 1e-5
+LOOPS = {"rnn": elman, "gru": gru, "lstm": lstm}
 
 
-def test_equals_a_plain_loop_with_gradients():
-    for tied in (True, False):
-        model, x = make(family="lstm", tied=tied, width=20), tokens(3, 12)
-        targets = x.roll(-1, 1)
-        theirs = stacked(model, x, by_loop)
-        assert gap(logits(model, x), theirs) < 1e-5
-        parameters = list(model.parameters())
-        ours = torch.autograd.grad(cross_entropy(model(x), targets)[0], parameters)
-        loss = torch.nn.functional.cross_entropy(theirs.reshape(-1, V), targets.flatten(), reduction="sum")
-        for one, other in zip(ours, torch.autograd.grad(loss, parameters)):
-            assert gap(one, other) < 1e-4
+@each
+@attends
+def test_equals_torchs_modules(family, attention):
+    model, x = make(family=family, recurrent_attention=attention), tokens(3, 20)
+    assert gap(logits(model, x), stacked(model, x, by_torch(family))) < 1e-5
 
 
-def test_gradient_flows_through_ragged_rows():
-    model, x = make(family="lstm"), tokens(2, 8)
+@each
+@attends
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+def test_equals_a_plain_loop_with_gradients(family, attention, tied):
+    model, x = make(family=family, recurrent_attention=attention, tied=tied, width=20), tokens(3, 12)
+    targets = x.roll(-1, 1)
+    theirs = stacked(model, x, LOOPS[family])
+    assert gap(logits(model, x), theirs) < 1e-5
+    parameters = list(model.parameters())
+    ours = torch.autograd.grad(cross_entropy(model(x), targets)[0], parameters)
+    loss = torch.nn.functional.cross_entropy(theirs.reshape(-1, V), targets.flatten(), reduction="sum")
+    for one, other in zip(ours, torch.autograd.grad(loss, parameters)):
+        assert gap(one, other) < 1e-4
+
+
+@each
+@attends
+def test_gradient_flows_through_ragged_rows(family, attention):
+    model, x = make(family=family, recurrent_attention=attention), tokens(2, 8)
     positions = torch.arange(8).repeat(2, 1)
     positions[1, 5:] = -1
     targets = torch.where(positions >= 0, x.roll(-1, 1), -100)
@@ -65,3 +120,11 @@ def test_gradient_flows_through_ragged_rows():
     plain = torch.autograd.grad(cross_entropy(model(x), targets)[0], parameters)
     for one, other in zip(ours, plain):
         assert gap(one, other) < 1e-4
+
+
+@each
+def test_dropout_works_in_training_alone(family):
+    model, x = make(family=family, dropout=0.5), tokens(2, 8)
+    assert gap(model.train()(x).hidden, model(x).hidden) > 0.1
+    assert gap(model.eval()(x).hidden, model(x).hidden) == 0
+    assert gap(model(x).hidden, make(family=family)(x).hidden) == 0

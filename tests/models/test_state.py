@@ -23,6 +23,9 @@ FAMILIES = {
     "phi": VARIANTS["phi grouped"],
     "qwen3": VARIANTS["qwen3"],
     "lstm": {"family": "lstm"},
+    "gru": {"family": "gru"},
+    "rnn with attention": {"family": "rnn", "recurrent_attention": True},
+    "lstm with attention": {"family": "lstm", "recurrent_attention": True},
 }
 LENGTH = 24
 LENGTHS = [9, 1, 6]  # of three prompts
@@ -40,12 +43,12 @@ def tensors(state):
 
 def kept(tensor):
     """What a state remembers: the last column exists to swallow padding."""
-    return tensor[:, :, :-1] if tensor.dim() == 4 else tensor
+    return tensor[..., :-1, :] if tensor.shape[-2] > LENGTH or tensor.dim() == 4 else tensor
 
 
 def rows_of(tensor):
     """Keys and values lie as [rows, ..], vectors of recurrent layers as [layers, rows, width]."""
-    return tensor if tensor.dim() == 4 else tensor.transpose(0, 1)
+    return tensor if tensor.shape[0] == 5 else tensor.transpose(0, 1)
 
 
 def dirty_state(model, rows):
@@ -134,7 +137,7 @@ def test_padding_writes_nothing(model):
 
 
 def test_right_pads_leave_free_columns_as_they_were(model):
-    if model.config.family == "lstm":
+    if model.config.family != "decoder":
         pytest.skip("a recurrent state has no columns")
     state = dirty_state(model, 3)
     prefill(model, state, tokens(3, LENGTH), slice(0, 3))
@@ -199,4 +202,4 @@ def test_continuing_without_positions_is_refused():
 
 def test_state_takes_the_weights_type():
     assert make().to(torch.bfloat16).new_state(1, 4).keys[0].dtype == torch.bfloat16
-    assert make(family="lstm").to(torch.bfloat16).new_state(1, 4).cell.dtype == torch.bfloat16
+    assert make(family="lstm").to(torch.bfloat16).new_state(1, 4).vectors.dtype == torch.bfloat16

@@ -12,7 +12,7 @@ from pronk.folders.architectures import ARCHITECTURES, equal
 from pronk.folders.keys import Keys
 from pronk.models.config import ModelConfig
 
-OURS = {"decoder": "PronkDecoder", "lstm": "PronkLSTM"}
+OURS = {"decoder": "PronkDecoder", "rnn": "PronkRNN", "gru": "PronkGRU", "lstm": "PronkLSTM"}
 SCORES = "ForSequenceClassification"
 LARGEST = {"layers": 10_000, "context": 1 << 24, "ffn_dim_multiplier": 1000.0, "dropout": 1.0}
 

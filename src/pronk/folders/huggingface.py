@@ -159,7 +159,7 @@ def card_text(name: str, model: Model, card: str | None) -> str:
     config = model.config
     known = equal(config)
     kind = f"{config.family} with {config.feedforward} (loads in pronk only)"
-    kind = "LSTM (loads in pronk only)" if config.family == "lstm" else kind
+    kind = f"{config.family.upper()} (loads in pronk only)" if config.family != "decoder" else kind
     kind = f"{known.model_type} decoder" if known else kind
     opened = "It loads in transformers (AutoModelForCausalLM) and in pronk" if known else "It loads in pronk"
     return f"""---

@@ -13,7 +13,10 @@ from pronk.models.heads import Head, Scorer
 from pronk.models.positions import Learned
 from pronk.models.recurrent import Recurrent
 
-FAMILIES: dict[str, type[Decoder] | type[Recurrent]] = {"decoder": Decoder, "lstm": Recurrent}
+FAMILIES: dict[str, type[Decoder] | type[Recurrent]] = {
+    "decoder": Decoder,
+    **dict.fromkeys(("rnn", "gru", "lstm"), Recurrent),
+}
 Model = Decoder | Recurrent
 
 

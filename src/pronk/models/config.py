@@ -10,8 +10,8 @@ class ModelConfig:
 
     preset: str = ""
     """a published size from models/presets.py; other keys change it"""
-    family: Literal["decoder", "lstm"] = "decoder"
-    """decoder (a transformer: Llama's, unless the keys below say otherwise) or lstm"""
+    family: Literal["decoder", "rnn", "gru", "lstm"] = "decoder"
+    """decoder (a transformer: Llama's, unless the keys below say otherwise), or recurrent layers"""
     vocab: int = 0
     """entries of the vocabulary; 0 = the tokenizer's size"""
     width: int = 128
@@ -58,6 +58,8 @@ class ModelConfig:
     tied: bool = True
     """the head shares the embedding's weights"""
     head_bias: bool = False
+    recurrent_attention: bool = False
+    """the last recurrent layer attends to its past states (Luong 2015)"""
     dropout: float = 0.0
 
     def __post_init__(self) -> None:

@@ -5,6 +5,7 @@ a forward may write into it; no tensor is ever replaced, which lets a CUDA graph
 padding: nothing of it is remembered.
 """
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Self
@@ -67,9 +68,8 @@ class KVState(State):
         """Whether a layer with this window forgets: its ring is shorter than the longest sequence."""
         return self.size(window) < self.length
 
-    def select(self, rows: Rows, span: int, fresh: bool = False) -> "KVState":
-        part = object.__new__(KVState)
-        part.stores, part.keys, part.values, part.length = self.stores, self.keys, self.values, self.length
+    def select(self, rows: Rows, span: int, fresh: bool = False) -> Self:
+        part = copy.copy(self)
         part.rows, part.span, part.fresh = rows, span, fresh
         return part
 
@@ -103,7 +103,7 @@ class KVState(State):
 
     def write(self, layer: int, columns: Tensor, keys: Tensor, values: Tensor) -> None:
         """Store keys and values [B, heads, T, head_dim] in the columns [B, T] of the selected rows."""
-        rows = self.row_numbers()[:, None]
+        rows = row_numbers(self.rows, self.keys[layer])[:, None]
         self.keys[layer][rows, :, columns] = keys.transpose(1, 2).to(self.keys[layer].dtype)
         self.values[layer][rows, :, columns] = values.transpose(1, 2).to(self.values[layer].dtype)
 
@@ -113,34 +113,54 @@ class KVState(State):
         span = min(self.span, keys.shape[2] - 1)
         return keys[:, :, :span], values[:, :, :span]
 
-    def row_numbers(self) -> Tensor:
-        if isinstance(self.rows, Tensor):
-            return self.rows
-        return torch.arange(self.rows.start, self.rows.stop, device=self.keys[0].device)
-
 
 class CellState(State):
-    """Hidden and cell vectors of recurrent layers: [layers, rows, width] each."""
+    """The vectors that each recurrent layer carries on, side by side: [layers, rows, size]."""
 
-    def __init__(self, layers: int, rows: int, width: int, dtype: torch.dtype, device: torch.device) -> None:
-        self.hidden = torch.zeros(layers, rows, width, dtype=dtype, device=device)
-        self.cell = torch.zeros_like(self.hidden)
+    def __init__(self, layers: int, rows: int, size: int, dtype: torch.dtype, device: torch.device) -> None:
+        self.vectors = torch.zeros(layers, rows, size, dtype=dtype, device=device)
         self.rows, self.span, self.fresh = slice(0, rows), 0, False
 
-    def select(self, rows: Rows, span: int, fresh: bool = False) -> "CellState":
-        part = object.__new__(CellState)
-        part.hidden, part.cell = self.hidden, self.cell
+    def select(self, rows: Rows, span: int, fresh: bool = False) -> Self:
+        part = copy.copy(self)
         part.rows, part.span, part.fresh = rows, span, fresh
         return part
 
     def copy(self, source: Tensor, target: Tensor) -> None:
-        for whole in (self.hidden, self.cell):
-            whole[:, target] = whole[:, source]
+        self.vectors[:, target] = self.vectors[:, source]
 
-    def read(self, layer: int) -> tuple[Tensor, Tensor]:
-        """Hidden and cell of the selected rows, [B, width]; zeros where the rows are fresh."""
-        hidden, cell = self.hidden[layer][self.rows], self.cell[layer][self.rows]
-        return (torch.zeros_like(hidden), torch.zeros_like(cell)) if self.fresh else (hidden.clone(), cell.clone())
+    def read(self, layer: int) -> Tensor:
+        """Vectors of the selected rows, [B, size]; zeros where the rows are fresh."""
+        vectors = self.vectors[layer][self.rows]
+        return torch.zeros_like(vectors) if self.fresh else vectors.clone()
 
-    def write(self, layer: int, hidden: Tensor, cell: Tensor) -> None:
-        self.hidden[layer, self.rows], self.cell[layer, self.rows] = hidden, cell
+    def write(self, layer: int, vectors: Tensor) -> None:
+        self.vectors[layer, self.rows] = vectors
+
+
+class PastState(CellState):
+    """And every output of one layer, for attention: [rows, length + 1, width], the last column swallows padding."""
+
+    def __init__(
+        self, layers: int, rows: int, size: int, dtype: torch.dtype, device: torch.device, length: int, width: int
+    ) -> None:
+        super().__init__(layers, rows, size, dtype, device)
+        self.past = torch.zeros(rows, length + 1, width, dtype=dtype, device=device)
+        self.span = length
+
+    def copy(self, source: Tensor, target: Tensor) -> None:
+        super().copy(source, target)
+        self.past[target, : self.span] = self.past[source, : self.span]
+
+    def remember(self, positions: Tensor, outputs: Tensor) -> Tensor:
+        """Store outputs [B, T, width] at positions [B, T] of the selected rows; return their columns [B, span, width].
+
+        Columns that hold nothing yet are above every position."""
+        columns = torch.where(positions < 0, self.past.shape[1] - 1, positions)
+        self.past[row_numbers(self.rows, self.past)[:, None], columns] = outputs.to(self.past.dtype)
+        return self.past[self.rows][:, : self.span]
+
+
+def row_numbers(rows: Rows, whole: Tensor) -> Tensor:
+    """The selected rows as indices, on the device of `whole`."""
+    return rows if isinstance(rows, Tensor) else torch.arange(rows.start, rows.stop, device=whole.device)
