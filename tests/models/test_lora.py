@@ -51,7 +51,10 @@ def step(model, loss=cross_entropy, config=PLAIN, times=1):
     return model
 
 
-@pytest.mark.parametrize("keys", [{}, {"kv_heads": 2}, {"feedforward": "swiglu-single"}, {"tied": False}])
+GPT2 = {"norm": "layer", "positions": "learned", "feedforward": "gelu", "attention_bias": "all"}
+
+
+@pytest.mark.parametrize("keys", [{}, {"kv_heads": 2}, {"feedforward": "swiglu-single"}, {"tied": False}, GPT2])
 def test_merged_weights_compute_the_same(keys):
     model = with_adapters(**keys)
     plain = merged(model)

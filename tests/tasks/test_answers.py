@@ -1,9 +1,11 @@
 """The final answer is found where people and models write it, and nowhere else."""
 
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 
+from pronk.data.read import prompts
 from pronk.data.records import Prompt, Sample
 from pronk.errors import UserError
 from pronk.tasks.answers import final, grade, key, number
@@ -64,3 +66,18 @@ def test_keys_are_numbers_or_worked_answers():
 def test_a_prompt_without_a_key_is_the_users_to_mend(meta):
     with pytest.raises(UserError, match="answer"):
         grade(sample("#### 85", **meta))
+
+
+@pytest.mark.parametrize("name", ["train", "test"])
+def test_every_answer_of_gsm8k_is_read(name):
+    """And graded as right; the same text without its mark as wrong."""
+    found = [*Path(__file__).resolve().parents[2].glob(f"../shared/data/gsm8k-{name}.jsonl")]
+    if not found:
+        pytest.skip("needs ../shared/data/gsm8k-*.jsonl, which this checkout does not have")
+    asked = list(prompts(found))
+    assert len(asked) > 1000
+    for prompt in asked:
+        said = prompt.meta["answer"]
+        assert grade(Sample(prompt, said, [], [], [], "stop")) == 1.0
+        assert grade(Sample(prompt, said.replace("####", ""), [], [], [], "stop")) == 0.0
+        assert int(said.rpartition("####")[2].replace(",", "")) == key(prompt.meta)
