@@ -165,7 +165,7 @@ class Client:
         """The response; tries again, ever slower or when the server says, while it is full or loading."""
         headers = {"Content-Type": "application/json", "User-Agent": "pronk"}
         if self.key:
-            headers["Authorization"] = f"Bearer {self.key}"
+            headers["Authorization"] = f"Bearer {self.key}".encode().decode("latin-1")  # sent as UTF-8
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.root + path, data, headers)
         left = self.retries if retries is None else retries

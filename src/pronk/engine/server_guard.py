@@ -54,7 +54,7 @@ class Guard:
     def _check_key(self, authorization: str) -> None:
         scheme, _, given = authorization.partition(" ")
         assert self.key is not None
-        right = hmac.compare_digest(given.strip().encode("utf-8", "replace"), self.key)
+        right = hmac.compare_digest(given.strip().encode("latin-1"), self.key)
         if scheme.lower() != "bearer" or not right:
             raise Refusal(
                 401, "give this server's key: Authorization: Bearer KEY", headers={"WWW-Authenticate": "Bearer"}
