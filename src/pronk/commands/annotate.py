@@ -6,12 +6,16 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from pronk.commands.generate import Options, encode, open_model, to_sampling
+from pronk.commands.answering import answer, check_sampling
 from pronk.data.files import Skipped
 from pronk.data.read import prompts as read_prompts
 from pronk.data.records import Prompt
+from pronk.engine.engine import Engine
+from pronk.engine.sequence import Sampling
 from pronk.errors import UserError
 from pronk.evals.report import Rate, wilson
+from pronk.folders.huggingface import load
+from pronk.learn.build import pick_device
 from pronk.world.annotators import Annotator, Verdict, utility
 
 
@@ -60,6 +64,7 @@ def run(config: Config) -> None:
         raise UserError(f"--model takes one folder or two, not {len(config.model)}")
     if min(config.votes, config.annotators) < 1:
         raise UserError("--votes and --annotators must be at least 1")
+    check_sampling(1, config.temperature, config.max_tokens)
     skipped = Skipped()
     found = list(read_prompts(config.prompts, skipped=skipped))
     for line in skipped.report():
@@ -78,16 +83,10 @@ def answers(config: Config, asked: list[Prompt]) -> list[list[str]]:
     """Two answers to each prompt: [2][prompts], from two models or twice from one."""
     said = []
     for place, folder in enumerate((*config.model, *config.model)[:2]):
-        options = Options(
-            folder,
-            config.device,
-            max_tokens=config.max_tokens,
-            temperature=config.temperature,
-            seed=2 * config.seed + place,
-        )
-        opened = open_model(options, chat=True, slots=config.slots)
-        ids = [encode(opened, prompt) for prompt in asked]
-        said.append([done.text or "" for done in opened.engine.generate(ids, to_sampling(options, opened))])
+        model, tokenizer = load(folder, pick_device(config.device))
+        engine = Engine(model, tokenizer.decode, config.slots)
+        sampling = Sampling(config.max_tokens, config.temperature, seed=2 * config.seed + place)
+        said.append([sample.text for sample in answer(engine, tokenizer, asked, sampling)])
     return said
 
 
