@@ -8,12 +8,14 @@ from pronk.cli import main
 HERE = Path(__file__).parent
 KEPT = HERE / "losses.json"
 WATCHED = ("loss", "grad_norm", "policy/grad_norm", "critic/grad_norm", "reward/mean", "kl/sequence", "val_loss")
+WATCHED += ("margin",)
 
 ON_CPU = ("--train.device", "cpu", "--train.precision", "fp32", "--train.log-every", "1", "--train.seed", "7")
 SHAPE = ("--vocabulary.size", "400", "--model.width", "32", "--model.layers", "2", "--model.heads", "2")
 TEXT = ("--train.batch", "4", "--train.length", "64", "--model.context", "192", "--model.multiple-of", "16", *SHAPE)
 TWENTY, TWELVE = ("--train.steps", "20", "--optim.warmup", "4"), ("--train.steps", "12", "--optim.warmup", "2")
 ROUNDS = ("--rollout.prompts", "4", "--rollout.max-tokens", "16", "--reward", f"{HERE / 'reward.py'}:vowels", *TWELVE)
+PAIRS = ("--train.batch", "4", "--train.length", "128", "--epochs", "0", "--validation", "0.2", *TWENTY)
 
 
 def runs(out):
@@ -21,11 +23,14 @@ def runs(out):
     stories = ("--data", HERE / "stories.jsonl", *TEXT, *TWENTY)
     requests = ("--data", HERE / "requests.jsonl", "--train.batch", "4", "--train.length", "192", *TWENTY)
     rounds = ("--model", out / "sft" / "model", "--prompts", HERE / "prompts.jsonl", *ROUNDS)
+    pairs = ("--model", out / "sft" / "model", "--data", HERE / "comparisons.jsonl", *PAIRS)
     return {
         "pretrain-adamw": ("pretrain", *stories),
         "pretrain-muon": ("pretrain", *stories, "--optim.optimizer", "muon", "--optim.adam-lr", "0.002"),
         "pretrain-lstm": ("pretrain", *stories, "--model.family", "lstm", "--read.order", "windows"),
         "sft": ("sft", "--model", out / "pretrain-adamw" / "model", *requests),
+        "reward": ("reward", *pairs, "--optim.lr", "0.004"),
+        "dpo": ("dpo", *pairs, "--beta", "0.3", "--smoothing", "0.05", "--optim.lr", "0.0005"),
         "rl-reinforce": ("rl", *rounds, "--algorithm", "reinforce", "--kl.coef", "0.1"),
         "rl-ppo": ("rl", *rounds, "--algorithm", "ppo", "--kl.coef", "0.1", "--critic-optim.warmup", "2"),
     }

@@ -13,6 +13,7 @@ from pronk.models import logps as head_math
 from pronk.models.build import eager
 from pronk.models.heads import Output
 
+EVEN = 1e-4  # the reference's log-probabilities come from other batches, and so differ by rounding
 PairLoss = Callable[[Output, Pairs], tuple[Tensor, Tensor, Metrics]]
 
 
@@ -117,9 +118,9 @@ def _halves(gap: Tensor, wins: Tensor) -> Tensor:
 
 
 def _summed(losses: Tensor, gap: Tensor, parts: dict[str, Tensor], batch: Pairs) -> tuple[Tensor, Tensor, Metrics]:
-    """(sum, pairs, metrics); accuracy counts the pairs that are no ties, equal scores as half right."""
+    """(sum, pairs, metrics); accuracy counts the pairs that are no ties, gaps of mere rounding as half right."""
     pairs = torch.tensor(len(batch), device=gap.device)
     decided = torch.ones_like(gap) if batch.strength is None else (batch.strength != 0).float()
-    right = ((gap > 0).float() + 0.5 * (gap == 0)) * decided
+    right = torch.where(gap.abs() < EVEN, 0.5, (gap > 0).float()) * decided
     metrics: Metrics = {name: Mean(value.detach().sum(), pairs) for name, value in parts.items()}
     return losses.sum(), pairs, metrics | {"accuracy": Mean(right.sum(), decided.sum())}
