@@ -146,17 +146,21 @@ def tuning(config: Config, out: Path) -> sft.Config:
 
 
 def aligning(config: Config, out: Path) -> rl.Config:
+    """Similarity tells less of a story's hero than the checker does: it weighs more, and its steps are larger."""
+    reward, lr, rounds = (("0.6*subject", "0.4*well-formed"), 6e-4, config.rl_rounds)
+    if config.embed:
+        reward, lr, rounds = (("3*similarity", "0.4*well-formed"), 8e-4, -(-config.rl_rounds * 4 // 5))
     return rl.Config(
         model=str(out / "sft" / "model"),
         prompts=str(out / "world" / "prompts.jsonl"),
         out=str(out / "rl"),
-        reward=("2*similarity", "0.4*well-formed") if config.embed else ("0.6*subject", "0.4*well-formed"),
+        reward=reward,
         reward_text="cat",
         freeze=("embed",),
         rollout=RolloutConfig(prompts=24, n=4, max_tokens=144),
         kl=KLConfig(0.08),
-        optim=OptimConfig("adamw", lr=6e-4, warmup=2, schedule="linear", final=0.1, weight_decay=0.0),
-        train=TrainConfig(config.rl_rounds, seed=config.seed, spike=0.0, log_every=1, save_every=0),
+        optim=OptimConfig("adamw", lr=lr, warmup=2, schedule="linear", final=0.1, weight_decay=0.0),
+        train=TrainConfig(rounds, seed=config.seed, spike=0.0, log_every=1, save_every=0),
     )
 
 
@@ -177,7 +181,7 @@ def measure(config: Config, out: Path) -> dict[str, Any]:
     told, free_before, free_after = tell(before, asked_q), tell(before, free_q), tell(after, free_q)
     kl, kl_error = measures.kl_per_sequence(after, before, free_q[:: max(1, len(free_q) // 250)], stop, config.seed)
     align = {
-        "reward_kind": "2 × MiniLM similarity of the story to “cat”, or to the animal that was asked for, "
+        "reward_kind": "3 × MiniLM similarity of the story to “cat”, or to the animal that was asked for, "
         "+ 0.4 × “well formed”"
         if config.embed
         else "0.6 × “about a cat, unless another animal was asked for” + 0.4 × “well formed”",

