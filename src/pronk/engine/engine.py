@@ -166,8 +166,12 @@ class Engine:
             raise UserError(f"{len(prompts)} prompts need as many samplings, not {len(each)}")
         if self.decode is None and any(s.stop_texts for s in each):
             raise UserError("stop_texts need an engine with decode: Engine(model, decode=tokenizer.decode)")
+        if self.model.embed.weight.is_cuda and any(s.adjusts for s in each):
+            raise UserError("presence_penalty, frequency_penalty and logit_bias are not done on a GPU yet")
         made = []
         for place, (prompt, s) in enumerate(zip(prompts, each)):
+            if any(token >= self.model.config.vocab for token, _ in s.logit_bias):
+                raise UserError(f"logit_bias names a token beyond the vocabulary's last, {self.model.config.vocab - 1}")
             ids = self._checked(place, prompt, self.context - 1)
             made += [Request(ids, s, 0, min(len(ids) + s.max_tokens, self.context) - 1) for _ in range(s.n)]
         for request, seed in zip(made, _seeds(each, alone)):

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pronk.engine.sampler import Rules, Use, distribution
+from pronk.engine.sampler import Rules, Use, adjust, distribution
 from pronk.engine.sequence import Sampling
 from pronk.errors import UserError
 from pronk.models.build import Model
@@ -42,15 +42,22 @@ def likeliest(model: Model, ids: Sequence[int], asked: int, sampling: Sampling, 
         for start in range(first, last, size):
             end = min(start + size, last)
             logits = output.head(output.hidden[0, start - 1 : end - 1]).float()  # [T, V]
-            logps = _ruled(logits, rule, tokens[0], start)
+            logps = _ruled(logits, rule, tokens[0], asked, start)
             places += _read(logps, tokens[0, start:end], top)
     return places
 
 
-def _ruled(logits: Tensor, sampling: Sampling, tokens: Tensor, start: int) -> Tensor:
-    """Log-probabilities [T, V] under the rules; row t is followed by tokens[start + t]."""
+def _ruled(logits: Tensor, sampling: Sampling, tokens: Tensor, asked: int, start: int) -> Tensor:
+    """Log-probabilities [T, V] under the rules; row t is followed by tokens[start + t], sampled from `asked` on."""
     T, V = logits.shape
     s, greedy = sampling, sampling.temperature == 0
+    if s.adjusts:
+        bias, times = torch.zeros(1, V, device=logits.device), torch.zeros_like(logits)
+        for token, added in s.logit_bias:
+            bias[0, token] = added
+        for row in range(T):
+            times[row] = tokens[asked : start + row].bincount(minlength=V)
+        logits = adjust(logits, bias, times, *logits.new_tensor([[s.frequency_penalty], [s.presence_penalty]]))
     seen = None
     if s.repetition_penalty != 1:
         seen = torch.zeros(T, V, dtype=torch.bool, device=logits.device)

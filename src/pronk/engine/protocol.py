@@ -31,6 +31,8 @@ class Limits:
     """stop texts"""
     stop_length: int = 64
     """characters of a stop text"""
+    biases: int = 1024
+    """tokens in a logit_bias"""
     logprobs: int = 20
     """likeliest tokens told for a place"""
     queue: int = 64
@@ -160,9 +162,12 @@ def check(asked: Asked, limits: Limits) -> None:
         )
     if asked.stream_options is not None and not asked.stream:
         raise Refusal(400, "stream_options is allowed only where stream is true", param="stream_options")
-    for name in ("presence_penalty", "frequency_penalty", "logit_bias"):
-        if getattr(asked, name):
-            raise Refusal(400, f"{name} is not done by this server; repetition_penalty is", param=name)
+    _range("presence_penalty", asked.presence_penalty, -2, 2)
+    _range("frequency_penalty", asked.frequency_penalty, -2, 2)
+    for bias in (asked.logit_bias or {}).values():
+        _range("logit_bias", bias, -100, 100)
+    if len(asked.logit_bias or {}) > limits.biases or not all(key.isdecimal() for key in asked.logit_bias or {}):
+        raise Refusal(400, f"logit_bias takes at most {limits.biases} token ids", param="logit_bias")
     if isinstance(asked, ChatRequest):
         _check_chat(asked, limits)
     elif isinstance(asked, CompletionRequest):
@@ -184,7 +189,7 @@ def _check_chat(asked: ChatRequest, limits: Limits) -> None:
         raise Refusal(400, "response_format can only be text", param="response_format")
 
 
-def _range(name: str, value: int | None, least: int, most: int) -> None:
+def _range(name: str, value: float | None, least: int, most: int) -> None:
     if value is not None and not least <= value <= most:
         raise Refusal(400, f"{name} must be from {least} to {most}, not {value}", param=name)
 
@@ -207,6 +212,9 @@ def to_sampling(asked: Asked, max_tokens: int, stop: tuple[int, ...], defaults: 
             stop=stop,
             stop_texts=_stops(asked),
             n=asked.n or 1,
+            presence_penalty=asked.presence_penalty or 0.0,
+            frequency_penalty=asked.frequency_penalty or 0.0,
+            logit_bias=tuple((int(token), bias) for token, bias in (asked.logit_bias or {}).items()),
             **{name: value for name, value in chosen.items() if value is not None},
         )
     except UserError as error:

@@ -6,11 +6,42 @@ import torch
 from torch import Tensor
 
 from pronk.engine.philox import uniforms
-from pronk.engine.sampler import Rules
+from pronk.engine.sampler import Rules, adjust
 from pronk.engine.sequence import Request
 
 BLOCK = 64  # random numbers made at a time for each row
 NOWHERE = -1  # position of a row that has ended; no token id either
+
+
+class Adjusting:
+    """What biases, presence and frequency penalties need to know of each row."""
+
+    def __init__(self, slots: int, vocab: int, device: torch.device) -> None:
+        self.bias = torch.zeros(slots, vocab, device=device)
+        self.times = torch.zeros(slots, vocab, device=device)  # that each token was sampled
+        self.weights = torch.zeros(slots, 2, device=device)  # frequency, presence
+        self.starts = torch.zeros(slots, 1, dtype=torch.int64, device=device)  # position of the first sampled token
+
+    @property
+    def columns(self) -> list[Tensor]:
+        return [self.bias, self.times, self.weights, self.starts]
+
+    def enter(self, start: int, requests: Sequence[Request]) -> None:
+        """Take in the rules of requests, which have sampled nothing yet."""
+        for row, request in enumerate(requests, start):
+            s = request.sampling
+            self.bias[row], self.times[row] = 0, 0
+            for token, bias in s.logit_bias:
+                self.bias[row, token] = bias
+            self.weights[row] = torch.tensor([s.frequency_penalty, s.presence_penalty])
+            self.starts[row] = len(request.prompt)
+
+    def apply(self, logits: Tensor, tokens: Tensor, positions: Tensor) -> Tensor:
+        """Count the tokens [R, 1] that are fed, where they were sampled, and adjust the logits [R, V] behind them."""
+        R = len(logits)
+        times, weights = self.times[:R], self.weights[:R]
+        times.scatter_add_(1, tokens, (positions >= self.starts[:R]).float())
+        return adjust(logits, self.bias[:R], times, weights[:, 0:1], weights[:, 1:2])
 
 
 class Rows:
@@ -28,6 +59,7 @@ class Rows:
         self.ids = torch.zeros(slots, length + 1, dtype=torch.int64, device=device)  # sampled; column: position,
         self.logps = torch.zeros(slots, length + 1, device=device)  # and a last one that nobody reads
         self.seen: Tensor | None = None  # [slots, vocab]; made where a repetition penalty needs it
+        self.adjusting: Adjusting | None = None  # made where a request needs it
         self.positions.fill_(NOWHERE)
         self.top_k.fill_(vocab)
 
@@ -39,6 +71,11 @@ class Rows:
         """Start to keep the tokens seen."""
         if self.seen is None:
             self.seen = torch.zeros(self.slots, self.vocab, dtype=torch.bool, device=self.device)
+
+    def count(self) -> None:
+        """Start to count what is sampled."""
+        if self.adjusting is None:
+            self.adjusting = Adjusting(self.slots, self.vocab, self.device)
 
     def enter(self, start: int, requests: Sequence[Request]) -> None:
         """Put requests into the rows from `start` on, each about to be fed the last token of its prompt."""
@@ -57,6 +94,8 @@ class Rows:
         self.stops[rows] = torch.tensor(stops, dtype=torch.int64, device=self.device)
         self.done[rows] = False
         self.refill(rows)
+        if self.adjusting is not None:
+            self.adjusting.enter(start, requests)
         if self.seen is not None:
             self.seen[rows] = False
             for row, request in enumerate(requests, start):
@@ -72,7 +111,9 @@ class Rows:
     def move(self, source: Tensor, target: Tensor) -> None:
         """Copy rows `source` to `target`."""
         columns = [self.whole, self.real, self.stops, self.random, self.ids, self.logps]
-        for column in columns if self.seen is None else [*columns, self.seen]:
+        columns += [] if self.seen is None else [self.seen]
+        columns += [] if self.adjusting is None else self.adjusting.columns
+        for column in columns:
             column[target] = column[source]
 
     def free(self, live: int) -> None:

@@ -27,10 +27,17 @@ class Use(NamedTuple):
     top_p: bool = False
     min_p: bool = False
     penalty: bool = False
+    adjust: bool = False
 
     @property
     def filtered(self) -> bool:
         return self.top_k or self.top_p or self.min_p or self.penalty
+
+
+def adjust(logits: Tensor, bias: Tensor, times: Tensor, frequency: Tensor, presence: Tensor) -> Tensor:
+    """OpenAI's rules: add a bias [R, V]; of tokens sampled before, `times` [R, V], take frequency for each time and
+    presence once [R, 1]."""
+    return logits + bias - times * frequency - (times > 0) * presence
 
 
 def penalize(logits: Tensor, penalty: Tensor, seen: Tensor) -> Tensor:

@@ -109,6 +109,8 @@ class Scheduler:
         self._keep_spare(sources)
         if any(request.sampling.repetition_penalty != 1 for request in arrivals):
             self.rows.watch()
+        if any(request.sampling.adjusts for request in arrivals):
+            self.rows.count()
         self.rows.enter(base, arrivals)
         for request in arrivals:
             request.born = self.steps
@@ -170,6 +172,7 @@ class Scheduler:
             top_p=any(s.top_p < 1 for s in hot),
             min_p=any(s.min_p for s in hot),
             penalty=any(r.sampling.repetition_penalty != 1 for r in self.live),
+            adjust=any(r.sampling.adjusts for r in self.live),
         )
 
     def _span(self) -> int:

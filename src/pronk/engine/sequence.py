@@ -1,6 +1,7 @@
 """What a caller asks of the engine and what it gets back, and one sample on its way between; knows no model."""
 
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Literal
 
 from pronk.engine.text import TextStream
@@ -11,7 +12,8 @@ Finish = Literal["stop", "length"]
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn. Order of the rules: repetition penalty, temperature, top-k, top-p, min-p."""
+    """How tokens are drawn. Order of the rules: logit bias, presence and frequency penalty, repetition penalty,
+    temperature, top-k, top-p, min-p."""
 
     max_tokens: int = 128
     """longest answer, tokens"""
@@ -25,6 +27,12 @@ class Sampling:
     """only tokens at least this fraction as likely as the likeliest; 0 = all"""
     repetition_penalty: float = 1.0
     """above 1 makes tokens of the prompt and the answer less likely to come again (arXiv 1909.05858); 1 = off"""
+    presence_penalty: float = 0.0
+    """above 0 makes tokens of the answer less likely to come again; 0 = off (CPU only)"""
+    frequency_penalty: float = 0.0
+    """the same for each time that a token came; 0 = off (CPU only)"""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """token ids, and what is added to their logits (CPU only)"""
     seed: int | None = None
     """the same seed gives the same text, whatever else is generated beside it; none = drawn from torch's generator"""
     stop: tuple[int, ...] = ()
@@ -42,6 +50,9 @@ class Sampling:
             "top_p": (0 < self.top_p <= 1, "above 0 and at most 1 (off)"),
             "min_p": (0 <= self.min_p <= 1, "from 0 (off) to 1"),
             "repetition_penalty": (0 < self.repetition_penalty < float("inf"), "above 0 (1 = off)"),
+            "presence_penalty": (isfinite(self.presence_penalty), "finite (0 = off)"),
+            "frequency_penalty": (isfinite(self.frequency_penalty), "finite (0 = off)"),
+            "logit_bias": (all(i >= 0 and isfinite(bias) for i, bias in self.logit_bias), "ids with finite numbers"),
             "seed": (self.seed is None or 0 <= self.seed < 1 << 63, "from 0 to 2^63 - 1"),
             "stop_texts": (all(self.stop_texts), "texts of at least one character"),
             "n": (self.n >= 1, "1 or more"),
@@ -49,6 +60,11 @@ class Sampling:
         for name, (good, wanted) in wants.items():
             if not good:
                 raise UserError(f"{name} must be {wanted}, not {getattr(self, name)!r}")
+
+    @property
+    def adjusts(self) -> bool:
+        """Whether a rule counts what was sampled, or adds a bias."""
+        return bool(self.presence_penalty or self.frequency_penalty or self.logit_bias)
 
 
 @dataclass

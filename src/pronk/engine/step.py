@@ -27,6 +27,8 @@ def decode(model: Model | Twin, state: State, rows: Rows, live: int, span: int, 
     rules = rows.rules(live)
     output = model(tokens, positions=positions, state=state.select(slice(0, live), span))
     logits = output.head(output.hidden[:, 0]).float()  # [R, V]
+    if use.adjust and rows.adjusting is not None:
+        logits = rows.adjusting.apply(logits, tokens, positions)
     logps = distribution(logits, rules, use, None if rows.seen is None else rows.seen[:live])
     places = positions + 1
     uniforms = rows.random[:live].gather(1, places % BLOCK)
