@@ -56,7 +56,7 @@ def test_all_comparisons_of_one_prompt_are_on_one_side():
 
 def test_folds_hold_each_comparison_once_and_share_no_prompt():
     found = pairs()
-    parts = folds(found, 3)
+    parts = folds(comparisons(), 3)
     assert sorted(i for part in parts for i in part) == list(range(len(found)))
     sides = [dialogues([found[i] for i in part]) for part in parts]
     assert not sides[0] & sides[1] and not sides[0] & sides[2] and not sides[1] & sides[2]
@@ -77,7 +77,7 @@ def test_too_few_prompts_to_split():
     with pytest.raises(UserError, match="too few to split"):
         split_by_dialogue(pairs(count=3, prompts=1), 0.1)
     with pytest.raises(UserError, match="only 10 different prompts"):
-        folds(pairs(), 11)
+        folds(comparisons(), 11)
     with pytest.raises(UserError, match="--validation 1"):
         split_by_dialogue(pairs(), 1)
 

@@ -109,7 +109,7 @@ def _member(config: Config, number: int) -> Config:
 def cross_validate(config: Config, pairs: Sequence[Pair]) -> None:
     """A model for each part, trained on the others; all comparisons are judged once, by a model that never saw them."""
     judged: list[Judged] = []
-    for number, held in enumerate(folds(pairs, config.folds), 1):
+    for number, held in enumerate(folds([pair.comparison for pair in pairs], config.folds), 1):
         outside = set(held)
         train, validation = [p for i, p in enumerate(pairs) if i not in outside], [pairs[i] for i in held]
         fold = replace(config, out=str(Path(config.out) / f"fold-{number}"))
@@ -145,7 +145,7 @@ def train_scorer(config: Config, train: Sequence[Pair], validation: Sequence[Pai
 
 
 def centre(scorer: Scorer, rows: Sequence[Sequence[int]]) -> float:
-    """Shift the scores so that these conversations' mean is 0 (arXiv 2403.17031, detail 12); returns the shift."""
+    """Shift the scores so that these conversations' mean is 0 (arXiv 2403.17031); returns the shift."""
     scores = score_rows(scorer, rows)
     shift = -sum(scores) / len(scores)
     with torch.no_grad():

@@ -80,13 +80,14 @@ def split_by_dialogue(pairs: Sequence[Pair], validation: float) -> tuple[list[Pa
     return sides
 
 
-def folds(pairs: Sequence[Pair], count: int) -> list[list[int]]:
+def folds(comparisons: Sequence[Comparison], count: int) -> list[list[int]]:
     """For cross-validation: indices in `count` parts; a dialogue's comparisons are all in one of them."""
-    dialogues = sorted({dialogue_of(pair.comparison) for pair in pairs}, key=place_of)
+    keys = [dialogue_of(comparison) for comparison in comparisons]
+    dialogues = sorted(set(keys), key=place_of)
     if len(dialogues) < count:
         raise UserError(f"--folds {count}: there are only {len(dialogues)} different prompts")
     part = {dialogue: number % count for number, dialogue in enumerate(dialogues)}
-    return [[i for i, pair in enumerate(pairs) if part[dialogue_of(pair.comparison)] == k] for k in range(count)]
+    return [[i for i, key in enumerate(keys) if part[key] == k] for k in range(count)]
 
 
 def resample(pairs: Sequence[Pair], seed: int) -> list[Pair]:
