@@ -79,7 +79,7 @@ def similarity(samples: list[Sample]) -> list[float]:
 
 def align(first, tokenizer, work, seed, listen=None):
     """(aligned policy, seconds of each round)."""
-    policy = copy.deepcopy(first)
+    policy = copy.deepcopy(first).requires_grad_(True)
     disable_dropout(policy)
     optim = OptimConfig("adamw", lr=work.lr, warmup=2, weight_decay=0.0)
     learner = make_learner(policy, optim, TrainConfig(work.rounds, seed=seed, spike=0.0, micro_batch=250))
@@ -98,7 +98,7 @@ def align(first, tokenizer, work, seed, listen=None):
         algorithm,
         how,
         kl=kl,
-        reference=first.eval().requires_grad_(False) if work.coef else None,
+        reference=first if work.coef else None,
         seed=seed,
         listen=listen,
         compute=learner.compute,
@@ -200,6 +200,7 @@ if __name__ == "__main__":
     raise_model(out, said.get("--sample"), toy)
     device = pick_device("auto")
     first, tokenizer = load(out / "pretrain" / "model", device)
+    first.eval().requires_grad_(False)
     for name, study in (("speed", speed), ("frontier", frontier)):
         if said.get("--only", name) == name:
             study(first, tokenizer, toy, seed)
