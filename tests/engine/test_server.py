@@ -319,6 +319,21 @@ def test_mistakes_are_400_and_say_why(host, change, word):
     assert word in reply.json()["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "message"),
+    [
+        (TEXT, {"prompt": 5}, "prompt: a valid string or a valid list"),
+        (TEXT, {"stop": 3}, "stop: a valid string or a valid list"),
+        (CHAT, {"messages": [{"role": "user", "content": 5}]}, "messages.0.content: a valid string or a valid list"),
+        (CHAT, {"messages": [{"content": "a"}]}, "messages.0.role: Field required"),
+        (CHAT, [1], "the request: a valid dictionary or object to extract fields from"),
+    ],
+)
+def test_the_wrong_shape_is_422_and_named(host, path, body, message):
+    reply = host.post(path, body)
+    assert (reply.status_code, reply.json()["error"]["message"]) == (422, message)
+
+
 @pytest.mark.parametrize("body", [b"{", b"", b"[" * 20000, b'{"prompt": ' + b"9" * 5000 + b"}", b"\xff"])
 def test_what_is_no_json_is_400(host, body):
     reply = host.post(TEXT, None, content=body, headers={"Content-Type": "application/json"})

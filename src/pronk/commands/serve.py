@@ -1,5 +1,6 @@
 """`pronk serve FOLDER`: an OpenAI-compatible server for a language model, or for a reward model; this machine only."""
 
+import errno
 import os
 import signal
 import socket
@@ -122,7 +123,11 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
     try:
         door = socket.create_server((host, port), family=family, backlog=512)
     except OSError as error:
-        cure = "another server uses it; choose one with --port, or --port 0 for any" if error.errno == 98 else ""
+        cure = (
+            "another server uses it; choose one with --port, or --port 0 for any"
+            if error.errno == errno.EADDRINUSE
+            else ""
+        )
         raise UserError(f"cannot listen on {host}:{port}: {cure or error.strerror}") from None
     with door:
         yield door

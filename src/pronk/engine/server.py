@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import math
-from collections.abc import AsyncIterator, Callable
+import re
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -231,14 +232,21 @@ class Routes:
         """400 for what is no JSON, 422 for JSON of the wrong shape."""
         assert isinstance(error, RequestValidationError)
         first = error.errors()[0]
-        where = [str(part) for part in first["loc"] if part != "body"]
         if first["type"] == "json_invalid":
             return await self.refused(request, Refusal(400, f"the request is no JSON: {first['ctx']['error']}"))
         if not request.headers.get("content-type", "").startswith("application/json"):
             return await self.refused(request, Refusal(400, "send JSON with the header Content-Type: application/json"))
-        message = f"{'.'.join(where) or 'the request'}: {first['msg']}"
-        return await self.refused(request, Refusal(422, message, param=where[0] if where else None))
+        path = named_path(first["loc"])
+        same = [one for one in error.errors() if named_path(one["loc"])[:1] == path[:1]]
+        wants = [one["msg"].removeprefix("Input should be ") for one in same]
+        message = f"{'.'.join(path) or 'the request'}: {' or '.join(dict.fromkeys(wants))}"
+        return await self.refused(request, Refusal(422, message, param=path[0] if path else None))
 
     async def broken(self, request: Request, error: Exception) -> Response:
         """Our own mistake. The traceback goes to the log, not to the client."""
         return await self.refused(request, Refusal(500, "a bug in pronk; the server's log says more"))
+
+
+def named_path(places: Sequence[int | str]) -> list[str]:
+    """Where in a body pydantic found something wrong, without the kinds it tried there."""
+    return [str(place) for place in places if not re.fullmatch(r"body|str|int|list\[.*\]", str(place))]
