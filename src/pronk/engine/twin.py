@@ -75,8 +75,8 @@ class Twin:
     def refresh(self) -> None:
         """Take the weights as they are now. All but the joined ones are the model's own memory."""
         model, products = self._of, Products(self.dtype)
-        self.embed, self.norm = model.embed.weight, model.norm.weight
-        self.cosine, self.sine = model.rotary.cosine, model.rotary.sine
+        rotary, norm = cast(Rotary, model.rotary), cast(nn.RMSNorm, model.norm)
+        self.embed, self.norm, self.cosine, self.sine = model.embed.weight, norm.weight, rotary.cosine, rotary.sine
         self.layers = [Layer(cast(Block, block), self.config, products) for block in model.blocks]
         self.head = TwinHead(model.head, products)
 
