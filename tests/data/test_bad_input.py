@@ -228,3 +228,13 @@ def test_a_corpus_that_cannot_be_split(tmp_path):
     assert "a single document cannot be split by document" in text
     assert "validation 1.5 must be" in message(prepare, path, tmp_path / "out", tokenizer(), validation=1.5)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("extra", "said"),
+    [({"first": "left"}, "first must be"), ({"score_chosen": 2, "score_rejected": 3}, "score_chosen is below")],
+)
+def test_comparisons_that_contradict_themselves_are_refused(tmp_path, extra, said):
+    row = {"prompt": "Hi", "chosen": "A", "rejected": "B"} | extra
+    with pytest.raises(UserError, match=said):
+        list(comparisons(lines(tmp_path / "a.jsonl", row)))

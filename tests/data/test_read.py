@@ -208,3 +208,9 @@ def test_hh_reads_with_its_odd_pairs_counted():
     assert skipped.counts == {"chosen and rejected answer different prompts": 2, "chosen is empty": 4}
     assert all(one.prompt[-1].role == "user" and one.prompt[0].role == "user" for one in found)
     assert not any("\n\nHuman:" in message.content for one in found for message in one.prompt)
+
+
+def test_which_answer_was_seen_first_is_kept(tmp_path):
+    base = {"prompt": "Hi", "chosen": "Good", "rejected": "Bad"}
+    rows = [base, base | {"first": "chosen"}, base | {"first": "rejected"}]
+    assert [one.first for one in comparisons(lines(tmp_path / "a.jsonl", *rows))] == ["", "chosen", "rejected"]

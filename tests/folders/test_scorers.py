@@ -4,7 +4,13 @@ import json
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, LlamaForSequenceClassification
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    GPT2ForSequenceClassification,
+    GPTNeoForSequenceClassification,
+    LlamaForSequenceClassification,
+)
 
 from pronk.engine.score import score_rows
 from pronk.errors import UserError
@@ -13,8 +19,16 @@ from pronk.models.build import to_scorer
 
 from .make import edit_config, make, tokenizer
 
-LLAMAS = {"tied": {}, "untied": {"tied": False}, "gqa": {"kv_heads": 2, "head_dim": 10}}
-OTHERS = {"swiglu-single": {"feedforward": "swiglu-single"}, "lstm": {"family": "lstm", "width": 30}}
+GPT = {"norm": "layer", "positions": "learned", "feedforward": "gelu"}
+NEO = GPT | {"attention_bias": "output", "attention_scaled": False, "window": 16, "window_every": 2}
+KNOWN = {
+    "tied": ({}, LlamaForSequenceClassification),
+    "untied": ({"tied": False}, LlamaForSequenceClassification),
+    "gqa": ({"kv_heads": 2, "head_dim": 10}, LlamaForSequenceClassification),
+    "gpt2": (GPT | {"attention_bias": "all"}, GPT2ForSequenceClassification),
+    "gpt-neo": (NEO, GPTNeoForSequenceClassification),
+}
+OTHERS = [{"feedforward": "swiglu-single"}, {"family": "lstm", "width": 30}]
 
 
 def scorer(bias=0.5, **keys):
@@ -35,14 +49,16 @@ def padded(pad, extra):
     return torch.tensor([row + [pad] * (longest - len(row)) for row in rows()])
 
 
-@pytest.mark.parametrize("name", LLAMAS)
+@pytest.mark.parametrize("name", KNOWN)
 def test_scores_equal_transformers_sequence_classifier(tmp_path, name):
     """Right padded with pad_token_id, any amount; the bias, which transformers cannot hold, is in config.json."""
-    made = scorer(**LLAMAS[name])
+    keys, wanted = KNOWN[name]
+    made = scorer(**keys)
     ours = score_rows(made, rows())
     save_scorer(tmp_path / "reward", made, tokenizer())
     theirs, report = AutoModelForSequenceClassification.from_pretrained(tmp_path / "reward", output_loading_info=True)
-    assert type(theirs) is LlamaForSequenceClassification and theirs.config.num_labels == 1
+    theirs.eval()
+    assert type(theirs) is wanted and theirs.config.num_labels == 1
     assert not any(report.values())
     assert AutoTokenizer.from_pretrained(tmp_path / "reward").pad_token_id == theirs.config.pad_token_id
     for extra in (0, 5):
@@ -54,9 +70,9 @@ def test_scores_equal_transformers_sequence_classifier(tmp_path, name):
     assert score_rows(again, rows()) == pytest.approx(ours, abs=1e-5)
 
 
-@pytest.mark.parametrize("name", LLAMAS | OTHERS)
-def test_what_was_saved_comes_back(tmp_path, name):
-    made = scorer(**(LLAMAS | OTHERS)[name])
+@pytest.mark.parametrize("keys", [*(keys for keys, _ in KNOWN.values()), *OTHERS])
+def test_what_was_saved_comes_back(tmp_path, keys):
+    made = scorer(**keys)
     save_scorer(tmp_path / "reward", made, tokenizer(), card="From 3 comparisons.")
     again, its_tokenizer = load_scorer(tmp_path / "reward")
     assert score_rows(again, rows()) == score_rows(made, rows())

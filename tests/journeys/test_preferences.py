@@ -152,11 +152,25 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_weights(raised, comparisons,
     assert curve(whole) == curve(cut)
 
 
-def test_an_lstm_learns_from_comparisons_too(raised, comparisons, tmp_path):
-    windows = ("--read.order", "windows")
-    lstm = ("--model.family", "lstm", *windows, "--out", tmp_path / "pretrain")
-    pronk("pretrain", "--data", raised.stories, *SMALL, *SHAPE, *steps(6), *lstm)
-    words = ("--data", raised.requests, *windows, *steps(4, length=192), "--out", tmp_path / "sft")
+NEO = ("--model.norm", "layer", "--model.positions", "learned", "--model.feedforward", "gelu")
+NEO += (
+    "--model.attention-bias",
+    "output",
+    "--model.no-attention-scaled",
+    "--model.window",
+    64,
+    "--model.window-every",
+    2,
+)
+
+
+@pytest.mark.parametrize(("family", "order"), [(("--model.family", "lstm"), "windows"), (NEO, "packed")])
+def test_other_families_learn_from_comparisons_too(raised, comparisons, tmp_path, family, order):
+    """An LSTM, and a model of GPT-Neo's shape, from pretraining over tuning to both."""
+    read = ("--read.order", order)
+    words = (*SMALL, *SHAPE, *steps(6), *family, *read, "--out", tmp_path / "pretrain")
+    pronk("pretrain", "--data", raised.stories, *words)
+    words = ("--data", raised.requests, *read, *steps(4, length=192), "--out", tmp_path / "sft")
     pronk("sft", "--model", tmp_path / "pretrain" / "model", *words)
     tuned = ("--model", tmp_path / "sft" / "model", "--data", comparisons, *steps(1, 8, length=128), *EPOCH)
     pronk("reward", *tuned, "--out", tmp_path / "reward")

@@ -103,8 +103,9 @@ def comparison(vote: Vote) -> dict[str, Any] | None:
     """The vote as a line of the file; None where there is nothing to learn from it."""
     if vote.verdict.choice == "bad" or vote.a == vote.b:
         return None
-    better, worse = (vote.b, vote.a) if vote.verdict.choice == "b" else (vote.a, vote.b)
-    return {"prompt": vote.prompt, "chosen": better, "rejected": worse, "strength": vote.verdict.strength}
+    seen = (vote.b, vote.a) if vote.verdict.choice == "b" else (vote.a, vote.b)
+    pair = {"prompt": vote.prompt, "chosen": seen[0], "rejected": seen[1], "strength": vote.verdict.strength}
+    return pair | {"first": "rejected" if vote.verdict.choice == "b" else "chosen"}
 
 
 def summary(config: Config, votes: list[Vote]) -> list[str]:
