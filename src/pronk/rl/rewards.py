@@ -20,6 +20,22 @@ Reward = Callable[[list[Sample]], Sequence[float | list[float]]]
 Compute = Callable[[], AbstractContextManager[Any]]
 
 
+def copied() -> Reward:
+    """For each token 1 while the answer spells the prompt's last message, letter by letter from its beginning, and 1
+    more for the end token in the right place: for tokenizers of one character a token (word copying)."""
+
+    def score(sample: Sample) -> list[float]:
+        length = len(sample.prompt.messages[-1].content)
+        word = sample.prompt_ids[-length - 1 : -1]  # before the token that opens the answer
+        right = next(
+            (i for i, pair in enumerate(zip(word, sample.ids)) if pair[0] != pair[1]), min(length, len(sample.ids))
+        )
+        ended = right == length and sample.finish == "stop" and len(sample.ids) == length + 1
+        return [1.0] * (right + ended) + [0.0] * (len(sample.ids) - right - ended)
+
+    return each(score)
+
+
 def each(score: Callable[[Sample], float | list[float]]) -> Reward:
     """Lift a function of one sample to a batched reward."""
     return lambda samples: [score(sample) for sample in samples]
@@ -116,6 +132,7 @@ def placed(name: str, found: Sequence[float | list[float]], samples: list[Sample
 REWARDS: dict[str, Callable[[str, Compute], Reward]] = {
     "subject": lambda text, compute: subject(text),
     "well-formed": lambda text, compute: well_formed(),
+    "copied": lambda text, compute: copied(),
     "utility": lambda text, compute: utility(),
     "similarity": lambda text, compute: similarity(text, minilm(compute)),
 }

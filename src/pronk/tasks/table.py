@@ -1,7 +1,8 @@
 """The tasks by name, and the rewards that they are."""
 
 from pronk.tasks.arithmetic import Arithmetic
+from pronk.tasks.copying import Copying
 from pronk.tasks.gsm8k import GSM8K
 from pronk.tasks.task import Task
 
-TASKS: dict[str, Task] = {task.name: task for task in (Arithmetic(), GSM8K())}
+TASKS: dict[str, Task] = {task.name: task for task in (Arithmetic(), Copying(), GSM8K())}
