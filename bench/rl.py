@@ -30,8 +30,8 @@ from pronk.rl.kl import KLConfig
 from pronk.rl.rewards import each
 from pronk.rl.rollouts import RolloutConfig, RolloutSource
 
-CPU = {"vocab": 1024, "width": 128, "layers": 4, "heads": 4, "prompt": 16, "new": 64, "device": "cpu"}
-GPU = {"vocab": 32000, "width": 768, "layers": 12, "heads": 12, "prompt": 32, "new": 128, "device": "cuda"}
+CPU = {"vocab": 1024, "width": 128, "layers": 4, "heads": 4, "prompt": 16, "new": 64, "device": "cpu", "precision": "fp32"}
+GPU = {"vocab": 32000, "width": 768, "layers": 12, "heads": 12, "prompt": 32, "new": 128, "device": "cuda", "precision": "bf16"}
 PROMPTS, N, BETA, NEVER = 8, 8, 0.05, -1
 WARM = 5  # steps that are not counted
 
@@ -49,17 +49,17 @@ def model_of(shape):
 
 def pronk(shape, algorithm, steps):
     """Seconds of each round after the warm ones."""
-    gpu, ppo = shape["device"] == "cuda", algorithm == "ppo"
+    gpu, ppo, low = shape["device"] == "cuda", algorithm == "ppo", shape["precision"] == "bf16"
     if gpu:
         torch.set_float32_matmul_precision("high")
     policy = model_of(shape)
     trained = ActorCritic(policy, Scorer(copy.deepcopy(policy), shape["width"]).to(shape["device"])) if ppo else policy
     optim = OptimConfig(lr=1e-6, warmup=0, weight_decay=0.0)
     groups = {"policy.": optim, "critic.": optim} if ppo else optim
-    learner = Learner(trained, groups, 10**6, precision="bf16" if gpu else "fp32", graphs=gpu)
+    learner = Learner(trained, groups, 10**6, precision=shape["precision"], graphs=gpu)
     rows = PROMPTS * N
     source = RolloutSource(
-        Engine(policy, slots=rows, dtype=torch.bfloat16 if gpu else None),
+        Engine(policy, slots=rows, dtype=torch.bfloat16 if low else None),
         policy,
         [Prompt((Message("user", str(i)),), {"ids": ids_of(i, shape)}) for i in range(4096)],
         lambda prompt: prompt.meta["ids"],
@@ -137,7 +137,7 @@ def trl(shape, steps):
             logging_steps=100,
             report_to=[],
             save_strategy="no",
-            bf16=gpu,
+            bf16=shape["precision"] == "bf16",
             use_cpu=not gpu,
             temperature=1.0,
             use_vllm=False,
@@ -157,10 +157,12 @@ def trl(shape, steps):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--gpu", action="store_true")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), help="of both; none: fp32 on a CPU, bf16 on a GPU")
     parser.add_argument("--no-trl", action="store_true")
     parser.add_argument("--steps", type=int, default=10)
     words = parser.parse_args()
-    shape = GPU if words.gpu else CPU
+    shape = dict(GPU if words.gpu else CPU)
+    shape["precision"] = words.precision or shape["precision"]
     where = torch.cuda.get_device_name() if words.gpu else f"{torch.get_num_threads()} threads"
     print(f"{count(model_of(shape)):,} parameters, {PROMPTS * N} answers of {shape['new']} tokens, {where}", flush=True)
     found = {f"pronk {name}": pronk(shape, name, words.steps) for name in ("grpo", "ppo")}

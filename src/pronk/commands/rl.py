@@ -116,7 +116,7 @@ def run(config: Config) -> None:
             prompts,
             partial(encode, config, tokenizer),
             end_of_turn(tokenizer) if config.chat else tokenizer.eos,
-            rewards(config.reward, config.reward_text, learner.compute),
+            rewards(config.reward, config.reward_text, learner.compute, device),
             algorithm,
             config.rollout,
             config.rl,
@@ -126,7 +126,7 @@ def run(config: Config) -> None:
             config.train.seed,
             watch.hear,
             learner.compute,
-            rewards(config.gold, config.reward_text, learner.compute) if config.gold else None,
+            rewards(config.gold, config.reward_text, learner.compute, device) if config.gold else None,
         )
         loss = algorithm.loss(config.rollout.temperature, config.rl, config.kl, config.rollout.max_tokens)
         with told_of_memory(config.train.micro_batch or rows):

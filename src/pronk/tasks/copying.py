@@ -1,5 +1,4 @@
-"""Word copying: made-up words that can be spoken, to be said again letter by letter; drawn by seed, sides that share
-no word."""
+"""Word copying: made-up words that can be spoken, to be said again letter by letter; the sides share no word."""
 
 import random
 from collections.abc import Iterator, Sequence
