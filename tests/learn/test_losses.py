@@ -121,3 +121,14 @@ def test_losses_do_not_write_into_their_batch(loss_batch):
     assert all(not m.total.requires_grad and not m.weight.requires_grad for m in metrics.values())
     assert not count.requires_grad and total.requires_grad
     assert all(torch.equal(p, before[n]) for n, p in module.named_parameters())
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_an_all_masked_batch_has_loss_zero_and_moves_nothing(dense):
+    """Not NaN: neither the loss, nor the weights after a step (pitfall 41)."""
+    module, batch = model(), text()
+    batch.targets, batch.dense = torch.full_like(batch.targets, IGNORE), dense
+    before = weights(module)
+    found = learner(module).step(batch, cross_entropy)
+    assert found["loss"] == 0.0 and found["grad_norm"] == 0.0
+    assert all(torch.equal(p, before[name]) for name, p in module.named_parameters())
