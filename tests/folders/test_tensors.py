@@ -153,7 +153,7 @@ def test_no_weights_and_pickled_weights(folder):
     (folder / "model.safetensors").unlink()
     refuses(folder, "expected model.safetensors or model.safetensors.index.json, found no weights")
     (folder / "pytorch_model.bin").write_bytes(b"\x80\x02.")
-    refuses(folder, "only pickled weights (.bin), which can run code: save them as safetensors")
+    refuses(folder, "only pickled weights (.bin), which can run code: `pronk convert` them")
 
 
 def test_names_of_llama():

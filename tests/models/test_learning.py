@@ -1,4 +1,4 @@
-"""Every family learns: fifty steps on the world's stories bring the loss to two thirds of a uniform guess's, or less."""
+"""Every family learns: fifty steps on stories of the world bring the loss below two thirds of a uniform guess."""
 
 import math
 import re

@@ -14,6 +14,7 @@ from pronk.folders import configs, tensors
 from pronk.folders.architectures import equal
 from pronk.folders.names import names_of, scorers
 from pronk.folders.swap import replaced, standing
+from pronk.folders.weights import fill
 from pronk.models.build import Model, build, count
 from pronk.models.config import ModelConfig
 from pronk.models.heads import Scorer
@@ -102,7 +103,7 @@ def load_model(folder: Path | str, device: torch.device | str = "cpu") -> Model:
         raise UserError(f"{folder}: holds a reward model, which only scores; name the folder of a language model")
     config = configs.from_json(values, file)
     model = build(config, "meta")
-    tensors.read(model, file.parent, names_of(config), device)
+    fill(model, tensors.locate(file.parent), names_of(config), file.parent, device)
     return model
 
 
@@ -123,7 +124,7 @@ def load_scorer(folder: Path | str, device: torch.device | str = "cpu") -> "tupl
     check_fit(tokenizer, config, Path(folder))
     with torch.device("meta"):
         scorer = Scorer(build(config, "meta"), config.width)
-    tensors.read(scorer, file.parent, names, device)
+    fill(scorer, tensors.locate(file.parent), names, file.parent, device)
     with torch.no_grad():
         scorer.value.bias.fill_(configs.score_bias(values, file))
     return scorer, tokenizer

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pronk.errors import UserError
-from pronk.folders.names import Place, Rename
+from pronk.folders.names import Rename
+from pronk.folders.weights import Stored, wanted_by
 from pronk.models.build import Model
 from pronk.models.heads import Scorer
-from pronk.models.positions import Table
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD = 5_000_000_000  # bytes of one file
-FLOATS = ("F64", "F32", "F16", "BF16")
 HARMLESS = (  # tables that older folders carry
     *("rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias", ".attn.attention.bias", ".attn.attention.masked_bias"),
 )
@@ -53,12 +53,6 @@ def stored(model: nn.Module, rename: Rename) -> dict[str, Tensor]:
     return {name: one[0] for name, one in parts.items()}
 
 
-def wanted_by(model: nn.Module, rename: Rename) -> list[tuple[Place, nn.Parameter]]:
-    """The model's parameters that files hold, and where."""
-    found = [(rename(name), parameter) for name, parameter in model.named_parameters()]
-    return [(place, parameter) for place, parameter in found if place]
-
-
 def split(tensors: Mapping[str, Tensor], most: int) -> list[dict[str, Tensor]]:
     """In order, as many tensors to a shard as `most` bytes hold."""
     shards: list[dict[str, Tensor]] = [{}]
@@ -82,56 +76,24 @@ def write_file(tensors: Mapping[str, Tensor], path: Path) -> None:
 # ── reading
 
 
-def read(model: Model | Scorer, folder: Path, rename: Rename, device: torch.device | str) -> None:
-    """Give a model that was built on the meta device its memory, and its weights from the folder's files.
-
-    One tensor is in flight at a time, cast to the parameter's type. Raises UserError naming the file and tensor.
-    """
-    body: Model = model.body if isinstance(model, Scorer) else model  # type: ignore[assignment]
-    wanted = wanted_by(model, rename)
-    names = {place.name for place, _ in wanted}
-    places = with_base(locate(folder), names)
-    head = rename("head.weight")
-    ignored = {head.name} if body.config.tied and head else set()
-    compare(names, set(places), ignored, folder)
-    by_file: dict[Path, list[tuple[Place, nn.Parameter]]] = {}
-    for place, parameter in wanted:
-        by_file.setdefault(places[place.name][0], []).append((place, parameter))
-    for path, group in by_file.items():
-        with opened(path) as file:
-            for place, parameter in group:
-                check(file.get_slice(places[place.name][1]), place.shape(tuple(parameter.shape)), place.name, path)
-    materialise(model, device)
-    for place, parameter in wanted_by(model, rename):
-        path, name = places[place.name]
-        with opened(path) as file, torch.no_grad():  # opened anew each time: what was read leaves memory
-            parameter.copy_(place.take(file.get_tensor(name)))
-    for one in ignored & set(places):
-        check_tied(*places[one], body.embed.weight)
-
-
-def with_base(places: dict[str, Path], wanted: set[str]) -> dict[str, tuple[Path, str]]:
-    """File and stored name of each tensor. Some files leave out the first word of every name but the head's, such as
-    GPT-2's "transformer."."""
-    bases = {name.split(".")[0] for name in wanted} - {"lm_head", "score"}
-    found = {name: (path, name) for name, path in places.items()}
-    if len(bases) != 1 or wanted & set(places) - {"lm_head.weight", "score.weight"}:
-        return found
-    (base,) = bases
-    return {name if name in wanted else f"{base}.{name}": place for name, place in found.items()}
-
-
-def locate(folder: Path) -> dict[str, Path]:
-    """Every tensor of the folder and the file that holds it, by the files' own headers."""
-    places: dict[str, Path] = {}
+def locate(folder: Path) -> dict[str, Stored]:
+    """Every tensor of the folder, by the files' own headers."""
+    found: dict[str, Stored] = {}
     for path in weight_files(folder):
         with opened(path) as file:
             for name in file.keys():  # noqa: SIM118  a safetensors file is no mapping
-                if name in places:
-                    raise UserError(f"{path}: {name} is in {places[name].name} too; copy the folder again")
+                if name in found:
+                    raise UserError(f"{path}: {name} is in {found[name].path.name} too; copy the folder again")
                 if not name.endswith(HARMLESS):
-                    places[name] = path
-    return places
+                    part = file.get_slice(name)
+                    found[name] = Stored(path, part.get_dtype(), list(part.get_shape()), partial(load, path, name))
+    return found
+
+
+def load(path: Path, name: str) -> Tensor:
+    with opened(path) as file:  # opened anew each time: what was read leaves memory
+        tensor: Tensor = file.get_tensor(name)
+    return tensor
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -139,7 +101,7 @@ def weight_files(folder: Path) -> list[Path]:
         return [folder / SINGLE]
     if not (folder / INDEX).exists():
         pickled = any(folder.glob("pytorch_model*.bin"))
-        why = "only pickled weights (.bin), which can run code: save them as safetensors" if pickled else "no weights"
+        why = "only pickled weights (.bin), which can run code: `pronk convert` them" if pickled else "no weights"
         raise UserError(f"{folder}: expected {SINGLE} or {INDEX}, found {why}")
     names = read_json(folder / INDEX).get("weight_map")
     if not isinstance(names, dict) or not names:
@@ -173,42 +135,3 @@ def opened(path: Path) -> Any:
         return safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: not a whole safetensors file ({error}); copy or save it again") from None
-
-
-def compare(wanted: set[str], found: set[str], ignored: set[str], folder: Path) -> None:
-    if missing := sorted(wanted - found):
-        raise UserError(f"{folder}: tensor {named(missing)} missing; config.json describes a model that has it")
-    if extra := sorted(found - wanted - ignored):
-        raise UserError(f"{folder}: tensor {named(extra)} unexpected; config.json describes a model without it")
-
-
-def named(names: list[str]) -> str:
-    return f"{names[0]} is" if len(names) == 1 else f"{names[0]} and {len(names) - 1} more are"
-
-
-def check(stored: Any, shape: list[int], name: str, path: Path) -> None:
-    if stored.get_dtype() not in FLOATS:
-        raise UserError(f"{path}: tensor {name} has type {stored.get_dtype()}, expected one of {', '.join(FLOATS)}")
-    if list(stored.get_shape()) != shape:
-        raise UserError(
-            f"{path}: tensor {name} has shape {list(stored.get_shape())}, but config.json describes {shape}"
-        )
-
-
-def check_tied(path: Path, name: str, embedding: Tensor) -> None:
-    """Some files hold a tied matrix twice: harmless while both are the same."""
-    with opened(path) as file:
-        other = file.get_tensor(name)
-    if other.shape != embedding.shape or not torch.equal(other.to(embedding), embedding):
-        raise UserError(f"{path}: {name} differs from the embedding; set tie_word_embeddings to false in config.json")
-
-
-def materialise(model: nn.Module, device: torch.device | str) -> None:
-    """Memory for a model on the meta device; what was shared stays shared, and tables of positions are filled."""
-    fresh = {id(p): nn.Parameter(torch.empty_like(p, device=device)) for p in model.parameters()}
-    for module in model.modules():
-        for name, parameter in list(module.named_parameters(recurse=False)):
-            setattr(module, name, fresh[id(parameter)])
-        if isinstance(module, Table):
-            module.to_empty(device=device)
-            module.reset()
