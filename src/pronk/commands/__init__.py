@@ -20,6 +20,7 @@ COMMANDS = {
     "task": "write problems whose answers can be checked: to tune, train and test on",
     "evaluate": "grade a model's answers: how often they are right",
     "annotate": "let simulated people compare answers, to study what is learned from them",
+    "convert": "turn weights of other formats into a model folder, or a model into GGUF",
     "generate": "continue prompts with a model",
     "chat": "talk with a model",
     "serve": "answer over HTTP, as OpenAI does",

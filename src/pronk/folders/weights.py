@@ -69,7 +69,7 @@ def with_base(found: Mapping[str, Stored], wanted: set[str]) -> Mapping[str, Sto
     if len(bases) != 1 or any(name in found for name in wanted if name.split(".")[0] not in heads):
         return found
     (base,) = bases
-    return {name if name in wanted else f"{base}.{name}": one for name, one in found.items()}
+    return {name if name.split(".")[0] in heads else f"{base}.{name}": one for name, one in found.items()}
 
 
 def compare(wanted: set[str], found: set[str], ignored: set[str], source: Path, described: str) -> None:

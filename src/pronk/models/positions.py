@@ -3,6 +3,7 @@
 import math
 from abc import abstractmethod
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,11 @@ def frequencies(config: ModelConfig) -> Tensor:
     turns = config.rope_original / (2 * math.pi / plain)  # full turns within the original context
     share = ((turns - config.rope_low) / (config.rope_high - config.rope_low)).clamp(0, 1)
     return (1 - share) * plain / config.rope_factor + share * plain
+
+
+def stretches(config: ModelConfig) -> Tensor:
+    """How many times longer each wave is than without scaling, [rotary_size / 2]."""
+    return frequencies(replace(config, rope_factor=1.0)) / frequencies(config)
 
 
 class Table(nn.Module):

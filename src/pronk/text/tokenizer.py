@@ -55,6 +55,12 @@ class Tokenizer:
         spare = [text for text in SPARE_PADS if text in vocabulary]
         return self.named.get("pad_token") or (spare + [self.named["eos_token"]])[0]
 
+    @property
+    def definition(self) -> dict[str, Any]:
+        """What tokenizer.json holds."""
+        values: dict[str, Any] = json.loads(self._definition)
+        return values
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of vocabulary, rules and template: shards and models made with another tokenizer do not match."""
@@ -103,16 +109,20 @@ class Tokenizer:
             (folder / "chat_template.jinja").write_text(self.template, encoding="utf-8", newline="")
 
     @classmethod
-    def load(cls, folder: str | Path) -> Self:
-        """Open a tokenizer folder, ours or another model's. chat_template.jinja wins over tokenizer_config.json."""
+    def load(cls, folder: str | Path, spare: Mapping[str, str] | None = None) -> Self:
+        """Open a tokenizer folder, ours or another model's. chat_template.jinja wins over tokenizer_config.json.
+
+        spare: special tokens, such as eos_token, where the folder names none.
+        """
         folder = Path(folder)
         if not (folder / "tokenizer.json").is_file():
             raise UserError(
                 f"{folder}: no tokenizer.json here; name a folder that `pronk tokenizer` or transformers saved"
             )
         config = _read_json(folder / "special_tokens_map.json") | _read_json(folder / "tokenizer_config.json")
+        config |= {key: text for key, text in (spare or {}).items() if not config.get(key)}
         try:
-            return cls(_read(folder / "tokenizer.json"), config, _template(folder, config))
+            return cls(_read(folder / "tokenizer.json"), config, template_of(folder))
         except UserError as error:
             raise UserError(f"{folder}: {error}") from None
 
@@ -133,7 +143,9 @@ def _content(token: Any) -> str:
     return str(token["content"] if isinstance(token, dict) else token)
 
 
-def _template(folder: Path, config: Mapping[str, Any]) -> str:
+def template_of(folder: Path) -> str:
+    """The chat template of a tokenizer's folder; empty where it has none."""
+    config = _read_json(folder / "tokenizer_config.json")
     if (folder / "chat_template.jinja").is_file():
         return _read(folder / "chat_template.jinja")
     template = config.get("chat_template") or ""
