@@ -37,6 +37,8 @@ class Config:
     port: int = 8000
     """0 = any free one."""
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of a language model's weights; auto = bf16 on GPUs that have it, else fp32."""
     slots: int = 64
     """Answers sampled at once; each takes the memory of a whole context. More requests wait."""
     queue: int = 64
@@ -155,12 +157,17 @@ def load(config: Config) -> "Served":
 
 def speaking_parts(config: Config, device: "torch.device") -> dict[str, Any]:
     """Of Served, for a language model."""
+    import torch
+
     from pronk.engine.engine import Engine
     from pronk.folders.huggingface import load
+    from pronk.learn.build import pick_precision
 
     model, tokenizer = load(config.model, device)
     says = settings(config.model)
-    engine = Engine(model, tokenizer.decode, config.slots)
+    wish = "fp32" if config.precision == "auto" and device.type != "cuda" else config.precision
+    dtype = torch.bfloat16 if pick_precision(wish, device) == "bf16" else None
+    engine = Engine(model, tokenizer.decode, config.slots, dtype=dtype)
     stop = stop_ids(tokenizer, says, bool(tokenizer.template))
     defaults = {key: says[key] for key in FOLDERS_SAY if isinstance(says.get(key), int | float)}
     return {"tokenizer": tokenizer, "context": engine.context, "engine": engine, "stop": stop, "defaults": defaults}

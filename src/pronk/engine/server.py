@@ -26,7 +26,7 @@ from pronk.engine.protocol import (
 )
 from pronk.engine.refusal import Refusal, too_long
 from pronk.engine.replies import usage
-from pronk.engine.server_answer import respond, unless_gone
+from pronk.engine.server_answer import in_time, respond, unless_gone
 from pronk.engine.server_guard import Guard
 from pronk.engine.server_plan import encode_messages, plan_chat, plan_completions, tokenizer_ids
 from pronk.engine.service import Served, Service
@@ -105,7 +105,8 @@ class Routes:
             raise Refusal(400, f"{served.name} is a language model: /v1/score needs a reward model's folder")
         rows = await asyncio.to_thread(self._rows, body, served)
         score = served.score
-        scores = await unless_gone(request, asyncio.wrap_future(self.service.do(lambda: score(rows))))
+        async with in_time(self.limits):
+            scores = await unless_gone(request, asyncio.wrap_future(self.service.do(lambda: score(rows))))
         if not all(map(math.isfinite, scores)):
             raise Refusal(500, "the reward model's scores are not finite: its weights hold NaN or infinity")
         data = [{"object": "score", "index": place, "score": value} for place, value in enumerate(scores)]

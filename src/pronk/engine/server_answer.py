@@ -89,7 +89,7 @@ async def respond(service: Service, plan: Plan, request: Request, limits: Limits
 
 
 async def _whole(plan: Plan, listening: Listening, limits: Limits) -> Json:
-    async with _in_time(limits):
+    async with in_time(limits):
         pieces = {number: piece async for number, piece in listening.news()}
         answers = []
         for number in sorted(pieces):
@@ -106,7 +106,7 @@ async def _events(plan: Plan, listening: Listening, limits: Limits) -> AsyncIter
     sampled = 0
     blank = {"usage": None} if plan.include_usage else {}
     try:
-        async with _in_time(limits):
+        async with in_time(limits):
             for number in range(len(plan.requests)):
                 opening = plan.shape.opening(number, plan.prompt(number).text if plan.echo and plan.top is None else "")
                 if opening is not None:
@@ -140,7 +140,7 @@ def event(value: Json) -> str:
 
 
 @contextlib.asynccontextmanager
-async def _in_time(limits: Limits) -> AsyncIterator[None]:
+async def in_time(limits: Limits) -> AsyncIterator[None]:
     try:
         async with asyncio.timeout(limits.seconds):
             yield
