@@ -105,6 +105,14 @@ def test_bare_words_fill_their_fields(tmp_path):
     assert parse(Config, [file], bare=("note",)).note == file
 
 
+def test_a_list_that_is_named_again_goes_on(tmp_path):
+    (tmp_path / "a.toml").write_text('data = ["file"]\n')
+    config = parse(
+        Config, [str(tmp_path / "a.toml"), "--data", "a", "b", "--data", "c", "--betas", "0", "0", "--betas", "1", "1"]
+    )
+    assert config.data == ("a", "b", "c") and config.betas == (1.0, 1.0)
+
+
 def test_unknown_option_names_its_neighbour():
     assert mistake("--modle.layers", "3") == "--modle.layers: unknown option; did you mean --model.layers?"
     assert "did you mean --model.layers?" in mistake("--layers", "3")

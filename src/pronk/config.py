@@ -95,7 +95,7 @@ def required(config_class: type) -> list[str]:
 def read_words(words: Sequence[str], known: Mapping[str, Any], bare: Sequence[str]) -> Iterator[Option]:
     """The options in the order in which they count: later ones win."""
     start = next((i for i, word in enumerate(words) if FLAG.fullmatch(word)), len(words))
-    places = list(bare)
+    places, given = list(bare), dict[str, list[str]]()
     for word in words[:start]:
         if places and places[0] == "settings":
             places.pop(0)
@@ -107,7 +107,10 @@ def read_words(words: Sequence[str], known: Mapping[str, Any], bare: Sequence[st
         yield Option(places.pop(0), [word])
     while start < len(words):
         end = next((i for i in range(start + 1, len(words)) if FLAG.fullmatch(words[i])), len(words))
-        yield read_flag(words[start], list(words[start + 1 : end]), known)
+        option = read_flag(words[start], list(words[start + 1 : end]), known)
+        if Ellipsis in get_args(known[option.name]):  # `--model a --model b` is `--model a b`
+            option.values = given[option.name] = [*given.get(option.name, ()), *option.values]
+        yield option
         start = end
 
 
@@ -339,12 +342,8 @@ def git_commit() -> str:
     """The commit that pronk's own source stands on, with a plus if it was changed since; "unknown" outside a clone."""
     here = Path(__file__).parent
     try:
-        said = subprocess.run(
-            ["git", "-C", str(here), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-        )
+        words = ["git", "-C", str(here), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
+        said = subprocess.run(words, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return "unknown"
     return said.stdout.strip() or "unknown"

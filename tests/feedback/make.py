@@ -8,7 +8,7 @@ from pronk.data.records import Message
 from pronk.feedback import desk
 from pronk.feedback.app import Status, create_app
 from pronk.feedback.desk import Answer
-from pronk.feedback.pick import Rule
+from pronk.feedback.rule import Rule
 from pronk.feedback.store import Store
 
 PLAIN = Rule(evaluation=0.0, repeat=0.0)

@@ -9,7 +9,8 @@ from sqlalchemy import select
 from pronk.data.records import Message
 from pronk.feedback import desk, schema
 from pronk.feedback.desk import part_of
-from pronk.feedback.pick import RESERVED, Rule, new, pick
+from pronk.feedback.pick import RESERVED, new, pick
+from pronk.feedback.rule import Rule
 from pronk.feedback.state import doubtful
 from pronk.feedback.store import append
 

@@ -11,8 +11,8 @@ from pronk.feedback import desk
 from pronk.feedback.app import Status, create_app
 from pronk.feedback.desk import Answer, add_item
 from pronk.feedback.export import judged, rows
-from pronk.feedback.pick import Rule
-from pronk.feedback.serving import listen, served, server
+from pronk.feedback.rule import Rule
+from pronk.feedback.serving import served
 from pronk.feedback.store import Store
 
 from .browser import Page, launch
@@ -249,31 +249,15 @@ def test_the_goal_ends_with_thanks_undo_and_finish(browser, tmp_path):
 
 def test_a_vote_waits_for_a_server_that_went_away(browser, tmp_path):
     """The page keeps it, says so, and sends it once the server is back: stored once."""
-    import threading
-
     mine = Desk(tmp_path, numbered(3))
-    place = listen("127.0.0.1", 0)
-    port = place.getsockname()[1]
-
-    def run(place):
-        running = server(mine.app)
-        thread = threading.Thread(target=running.run, args=([place],), daemon=True)
-        thread.start()
-        return running, thread
-
-    running, thread = run(place)
-    page = Page(browser, f"http://localhost:{port}/").begin()
-    running.should_exit = True
-    thread.join(10)
-    place.close()
+    with served(mine.app) as url:
+        page = Page(browser, url).begin()
     page.press("b", "4", "Enter")
     page.until("Not stored yet")
     assert mine.votes() == []
-    running, thread = run(listen("127.0.0.1", port))
-    page.until("Stored.")
-    page.page.wait_for_selector("#main:not([aria-busy=true])")
-    running.should_exit = True
-    thread.join(10)
+    with served(mine.app, int(url.rsplit(":", 1)[1].strip("/"))):
+        page.until("Stored.")
+        page.page.wait_for_selector("#main:not([aria-busy=true])")
     assert [(told(row), row["strength"]) for row in mine.votes()] == [("right", 4)]
 
 

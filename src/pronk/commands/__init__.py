@@ -19,6 +19,7 @@ COMMANDS = {
     "reject": "keep the best of n answers, and tune on them",
     "task": "write problems whose answers can be checked: to tune, train and test on",
     "evaluate": "grade a model's answers: how often they are right",
+    "feedback": "let people compare two answers in a browser; give, take and count what they said",
     "annotate": "let simulated people compare answers, to study what is learned from them",
     "convert": "turn weights of other formats into a model folder, or a model into GGUF",
     "generate": "continue prompts with a model",

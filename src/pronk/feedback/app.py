@@ -17,7 +17,7 @@ from pronk.feedback.desk import Refused
 from pronk.feedback.facts import facts, newest
 from pronk.feedback.guard import Guard, cookie, cookie_line, csrf, same
 from pronk.feedback.pages import guidelines_page
-from pronk.feedback.pick import Rule
+from pronk.feedback.rule import Rule
 from pronk.feedback.store import Store
 
 STATIC = Path(static.__file__).parent
@@ -35,10 +35,14 @@ class Status:
     """more pairs are on their way"""
     trouble: str = ""
     """why they stopped coming"""
+    failure: Exception | None = None
     goal: int = 0
     """votes after which the collecting is over; 0 = none"""
     finished: Callable[[], None] = field(default=lambda: None)
     """called when someone says that the collecting is over"""
+
+    def reached(self, votes: int) -> bool:
+        return 0 < self.goal <= votes
 
 
 def whole(text: str) -> str:
@@ -200,7 +204,7 @@ def add_answers(app: FastAPI, store: Store, rule: Rule, status: Status) -> None:
     def next_pair(someone: Someone) -> dict[str, Any]:
         with store.reading() as connection:
             far = desk.progress(connection, someone.id)
-        done = 0 < status.goal <= far["votes"]
+        done = status.reached(far["votes"])
         shown = None if done else desk.show(store, someone.id, rule)
         told = {"progress": far, "making": status.making, "trouble": status.trouble, "goal": status.goal, "done": done}
         return told | {"showing": shown._asdict() if shown else None}
@@ -225,7 +229,7 @@ def add_answers(app: FastAPI, store: Store, rule: Rule, status: Status) -> None:
     def finish(someone: Someone) -> dict[str, bool]:
         with store.reading() as connection:
             votes = desk.progress(connection, someone.id)["votes"]
-        if not 0 < status.goal <= votes:
+        if not status.reached(votes):
             raise Refused("the collecting is not over")
         status.finished()
         return {"finished": True}

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Row, func, select
 
 from pronk.data.records import Message
-from pronk.feedback.pick import Rule, pick
+from pronk.feedback.pick import pick
+from pronk.feedback.rule import Rule
 from pronk.feedback.schema import answers, events, guidelines, items, readings, showings
 from pronk.feedback.store import Store, append
 
@@ -111,8 +112,7 @@ def show(store: Store, person: str, rule: Rule) -> Showing | None:
         found = waiting(connection, person)
         if found:
             return found
-        turn = connection.scalar(select(func.count()).where(showings.c.person == person)) or 0
-        rng = random.Random(f"{rule.seed} {person} {turn}")
+        rng = random.Random(f"{rule.seed} {count(connection, select(func.count()).select_from(showings))}")
         picked = pick(connection, person, rule, rng, time.time())
         if picked is None:
             return None

@@ -1,29 +1,14 @@
 """Chooses which pair a person sees next, and says why."""
 
 import random
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, and_, exists, func, select
 
+from pronk.feedback.rule import Rule
 from pronk.feedback.schema import answers, items, showings
 
 RESERVED = 900.0  # seconds for which a pair that is shown to someone is nobody else's
-
-
-@dataclass(frozen=True)
-class Rule:
-    """How pairs are chosen. Whatever the rule, pairs of the evaluation part come in a uniform order."""
-
-    choose: Literal["uniform", "doubt"] = "uniform"
-    """the next pair: any, or the one about which the reward models (--score) agree least"""
-    evaluation: float = 0.2
-    """share of the prompts kept for evaluation: chosen uniformly and judged by everyone"""
-    repeat: float = 0.05
-    """share of the questions that show a person what they judged before, to see whether they agree with themselves"""
-    gap: int = 10
-    """answers between a pair and its repetition"""
-    seed: int = 0
 
 
 class Picked(NamedTuple):
