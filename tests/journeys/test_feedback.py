@@ -9,6 +9,7 @@ import pytest
 from pronk.commands.feedback import Config
 from pronk.config import parse
 from pronk.data.read import comparisons
+from pronk.feedback.simulate import Guest
 
 from .make import fails, pronk, start, told
 
@@ -162,6 +163,7 @@ def test_ctrl_c_ends_the_page_calmly(raised, tmp_path):
     process = start(*begin, "--db", tmp_path / "feedback.db")
     line = process.stdout.readline()
     assert line.startswith("feedback: the page is at http://localhost:"), line
+    Guest(line.split()[-1], "ada").next()  # it is there
     process.send_signal(signal.SIGINT)
     said, _ = process.communicate(timeout=30)
     assert process.returncode == 0 and "everything is in" in said and "Traceback" not in said

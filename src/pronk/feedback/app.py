@@ -10,6 +10,7 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from sqlalchemy import Connection
 
 from pronk.errors import UserError
 from pronk.feedback import desk, static
@@ -112,11 +113,13 @@ def create_app(store: Store, rule: Rule, draw: Draw, status: Status | None = Non
     """The whole page as an ASGI application. key: "" on loopback, else what the URL must carry."""
     status = status or Status()
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app.state.store = store
     app.add_exception_handler(Refused, refused)
     app.add_exception_handler(UserError, refused)
     app.add_exception_handler(RequestValidationError, malformed)
     add_pages(app, store)
     add_person(app, store, status, again=not key)
+    add_sitting(app, store, rule, status)
     add_answers(app, store, rule, status)
     add_facts(app, store, draw)
     return Guard(app, key)
@@ -180,50 +183,39 @@ def check_csrf(request: Request, token: str) -> None:
         raise Refused("this page is out of date; load it again", 403)
 
 
-def add_answers(app: FastAPI, store: Store, rule: Rule, status: Status) -> None:
-    def person(request: Request) -> Person:
-        token = cookie(request.headers, SESSION)
-        check_csrf(request, token)
-        found = store.who(token)
-        if found is None:
-            raise Refused("say who you are first", 401)
-        return Person(*found, token)
+def person(request: Request) -> Person:
+    """Whoever asks; who has not joined is refused."""
+    token = cookie(request.headers, SESSION)
+    check_csrf(request, token)
+    found = request.app.state.store.who(token)
+    if found is None:
+        raise Refused("say who you are first", 401)
+    return Person(*found, token)
 
-    Someone = Annotated[Person, Depends(person)]
 
-    def stored(someone: Person, kind: str, body: Answered) -> dict[str, int]:
-        told = body.model_dump(exclude={"key"})
-        return {"event": desk.answer(store, someone.id, kind, body.key, told)}
+Someone = Annotated[Person, Depends(person)]
 
+
+def going_on(connection: Connection, status: Status, rule: Rule, someone: Person) -> dict[str, Any]:
+    """How far they are, and what they see next."""
+    far = desk.progress(connection, someone.id)
+    done = status.reached(far["votes"])
+    shown = None if done else desk.show(connection, someone.id, rule)
+    told = {"progress": far, "making": status.making, "trouble": status.trouble, "goal": status.goal, "done": done}
+    return told | {"showing": shown._asdict() if shown else None}
+
+
+def add_sitting(app: FastAPI, store: Store, rule: Rule, status: Status) -> None:
     @app.post("/api/read")
     def read(body: Read, someone: Someone) -> dict[str, int]:
-        desk.mark_read(store, someone.id, body.version)
+        with store.writing() as connection:
+            desk.mark_read(connection, someone.id, body.version)
         return {"version": body.version}
 
     @app.post("/api/next")
     def next_pair(someone: Someone) -> dict[str, Any]:
-        with store.reading() as connection:
-            far = desk.progress(connection, someone.id)
-        done = status.reached(far["votes"])
-        shown = None if done else desk.show(store, someone.id, rule)
-        told = {"progress": far, "making": status.making, "trouble": status.trouble, "goal": status.goal, "done": done}
-        return told | {"showing": shown._asdict() if shown else None}
-
-    @app.post("/api/vote")
-    def vote(body: Vote, someone: Someone) -> dict[str, int]:
-        return stored(someone, "vote", body)
-
-    @app.post("/api/skip")
-    def skip(body: Skip, someone: Someone) -> dict[str, int]:
-        return stored(someone, "skip", body)
-
-    @app.post("/api/flag")
-    def flag(body: Flag, someone: Someone) -> dict[str, int]:
-        return stored(someone, "flag", body)
-
-    @app.post("/api/undo")
-    def undo(body: Keyed, someone: Someone) -> dict[str, int]:
-        return {"event": desk.undo(store, someone.id, body.key)}
+        with store.writing() as connection:
+            return going_on(connection, status, rule, someone)
 
     @app.post("/api/finish")
     def finish(someone: Someone) -> dict[str, bool]:
@@ -233,6 +225,33 @@ def add_answers(app: FastAPI, store: Store, rule: Rule, status: Status) -> None:
             raise Refused("the collecting is not over")
         status.finished()
         return {"finished": True}
+
+
+def add_answers(app: FastAPI, store: Store, rule: Rule, status: Status) -> None:
+    """Each stores an answer and goes on, in one transaction."""
+
+    def stored(someone: Person, kind: str, body: Answered) -> dict[str, Any]:
+        with store.writing() as connection:
+            event = desk.answer(connection, someone.id, kind, body.key, body.model_dump(exclude={"key"}))
+            return {"event": event, "next": going_on(connection, status, rule, someone)}
+
+    @app.post("/api/vote")
+    def vote(body: Vote, someone: Someone) -> dict[str, Any]:
+        return stored(someone, "vote", body)
+
+    @app.post("/api/skip")
+    def skip(body: Skip, someone: Someone) -> dict[str, Any]:
+        return stored(someone, "skip", body)
+
+    @app.post("/api/flag")
+    def flag(body: Flag, someone: Someone) -> dict[str, Any]:
+        return stored(someone, "flag", body)
+
+    @app.post("/api/undo")
+    def undo(body: Keyed, someone: Someone) -> dict[str, Any]:
+        with store.writing() as connection:
+            event = desk.undo(connection, someone.id, body.key)
+            return {"event": event, "next": going_on(connection, status, rule, someone)}
 
 
 def add_facts(app: FastAPI, store: Store, draw: Draw) -> None:

@@ -17,7 +17,7 @@ from pronk.feedback.rule import Rule
 from pronk.feedback.schema import answers, events, guidelines, items, readings, showings
 from pronk.feedback.store import Store, append
 
-ANSWERS = ("vote", "skip", "flag")
+SIDES = ("first", "second")
 
 
 class Refused(Exception):
@@ -90,36 +90,30 @@ def read_version(connection: Connection, person: str) -> int:
     return connection.scalar(select(readings.c.version).where(readings.c.person == person)) or 0
 
 
-def mark_read(store: Store, person: str, version: int) -> None:
-    with store.writing() as connection:
-        newest = current(connection)
-        if newest is None or newest.version != version:
-            raise Refused("the guidelines have changed meanwhile; read them again")
-        if read_version(connection, person) != version:
-            append(connection, "read", {"version": version}, person)
+def mark_read(connection: Connection, person: str, version: int) -> None:
+    newest = current(connection)
+    if newest is None or newest.version != version:
+        raise Refused("the guidelines have changed meanwhile; read them again")
+    if read_version(connection, person) != version:
+        append(connection, "read", {"version": version}, person)
 
 
-# ── showing and answering
+# ── showing and answering: within the caller's transaction, so that an answer and the next pair cost one sync
 
 
-def show(store: Store, person: str, rule: Rule) -> Showing | None:
+def show(connection: Connection, person: str, rule: Rule) -> Showing | None:
     """What awaits this person's answer: what they were shown last, or the next pair; None = there is none now."""
-    with store.reading() as connection:
-        found = waiting(connection, person)
-        if found:
-            return found
-    with store.writing() as connection:
-        found = waiting(connection, person)
-        if found:
-            return found
-        rng = random.Random(f"{rule.seed} {count(connection, select(func.count()).select_from(showings))}")
-        picked = pick(connection, person, rule, rng, time.time())
-        if picked is None:
-            return None
-        left = rng.choice(("first", "second"))
-        body = {"id": secrets.token_hex(8), "item": picked.item, "left": left, "reason": picked.reason}
-        append(connection, "shown", body, person)
-        return waiting(connection, person)
+    found = waiting(connection, person)
+    if found:
+        return found
+    rng = random.Random(f"{rule.seed} {count(connection, select(func.count()).select_from(showings))}")
+    picked = pick(connection, person, rule, rng, time.time())
+    if picked is None:
+        return None
+    body = {"id": secrets.token_hex(8), "item": picked.item, "left": rng.choice(SIDES), "reason": picked.reason}
+    append(connection, "shown", body, person)
+    row = connection.execute(select(items).where(items.c.id == picked.item)).one()
+    return at_sides(body["id"], body["left"], row)
 
 
 def waiting(connection: Connection, person: str) -> Showing | None:
@@ -127,44 +121,44 @@ def waiting(connection: Connection, person: str) -> Showing | None:
     both = select(showings.c.id, showings.c.left, items.c.prompt, items.c.first, items.c.second)
     mine = both.join(items, items.c.id == showings.c.item).where(showings.c.person == person, showings.c.open)
     row = connection.execute(mine.where(items.c.flags == 0).order_by(showings.c.touched.desc()).limit(1)).one_or_none()
-    if row is None:
-        return None
-    sides = (row.first, row.second) if row.left == "first" else (row.second, row.first)
-    return Showing(row.id, json.loads(row.prompt), *sides)
+    return at_sides(row.id, row.left, row) if row else None
 
 
-def answer(store: Store, person: str, kind: str, key: str, body: Mapping[str, Any]) -> int:
-    """Store a vote, skip or flag of what was shown; durable when this returns.
+def at_sides(id: str, left: str, row: Any) -> Showing:
+    sides = (row.first, row.second) if left == "first" else (row.second, row.first)
+    return Showing(id, json.loads(row.prompt), *sides)
+
+
+def answer(connection: Connection, person: str, kind: str, key: str, body: Mapping[str, Any]) -> int:
+    """Store a vote, skip or flag of what was shown; durable when the transaction is.
 
     The same key again is the same answer: it is stored once and acknowledged again. Raises Refused for a showing that
     is not this person's or not open, and before they have read the guidelines.
     """
-    with store.writing() as connection:
-        done = known(connection, person, kind, key)
-        if done:
-            return done
-        shown = connection.execute(select(showings).where(showings.c.id == body["showing"])).one_or_none()
-        if shown is None or shown.person != person:
-            raise Refused("this was not shown to you", 404)
-        if not shown.open:
-            raise Refused("this was answered already, perhaps in another window; load the page again")
-        newest, read = current(connection), read_version(connection, person)
-        if newest and newest.version != read:
-            raise Refused("the guidelines have changed; read them first")
-        return append(connection, kind, {**body, "guidelines": read}, person, f"{person} {key}")
+    done = known(connection, person, kind, key)
+    if done:
+        return done
+    shown = connection.execute(select(showings).where(showings.c.id == body["showing"])).one_or_none()
+    if shown is None or shown.person != person:
+        raise Refused("this was not shown to you", 404)
+    if not shown.open:
+        raise Refused("this was answered already, perhaps in another window; load the page again")
+    newest, read = current(connection), read_version(connection, person)
+    if newest and newest.version != read:
+        raise Refused("the guidelines have changed; read them first")
+    return append(connection, kind, {**body, "guidelines": read}, person, f"{person} {key}")
 
 
-def undo(store: Store, person: str, key: str) -> int:
+def undo(connection: Connection, person: str, key: str) -> int:
     """Take back this person's last answer; what was shown comes back."""
-    with store.writing() as connection:
-        done = known(connection, person, "undo", key)
-        if done:
-            return done
-        mine = select(answers.c.event).where(answers.c.person == person, answers.c.showing != "")
-        last = connection.scalar(mine.order_by(answers.c.event.desc()).limit(1))
-        if last is None:
-            raise Refused("there is nothing to take back")
-        return append(connection, "undo", {"event": last}, person, f"{person} {key}")
+    done = known(connection, person, "undo", key)
+    if done:
+        return done
+    mine = select(answers.c.event).where(answers.c.person == person, answers.c.showing != "")
+    last = connection.scalar(mine.order_by(answers.c.event.desc()).limit(1))
+    if last is None:
+        raise Refused("there is nothing to take back")
+    return append(connection, "undo", {"event": last}, person, f"{person} {key}")
 
 
 def known(connection: Connection, person: str, kind: str, key: str) -> int | None:

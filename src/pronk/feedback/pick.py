@@ -42,8 +42,8 @@ def new(connection: Connection, person: str, part: str, rule: Rule, now: float) 
         reserved = and_(showings.c.item == items.c.id, showings.c.person != person, showings.c.open)
         held = exists().where(reserved, showings.c.at > now - RESERVED)
         wanted = wanted.where(~answered(answers.c.kind == "vote", answers.c.showing != ""), ~held)
-        if rule.choose == "doubt":
-            wanted = wanted.order_by(items.c.doubt.desc().nulls_last())
+        if rule.choose == "doubt":  # pairs without a score come last: to SQLite, NULL is the least
+            wanted = wanted.order_by(items.c.doubt.desc())
     return connection.scalar(wanted.order_by(items.c.lot).limit(1))
 
 

@@ -46,6 +46,7 @@ items = Table(
     Column("doubt", Float),  # how little the reward models agree about it; NULL = they were not asked
     Column("flags", Integer, nullable=False),
     Index("items_by_doubt", "part", "doubt", "lot"),
+    Index("items_by_lot", "part", "lot"),
 )
 showings = Table(
     "showings",
@@ -64,7 +65,7 @@ answers = Table(
     METADATA,
     Column("event", Integer, primary_key=True),
     text("kind"),  # vote, skip, flag
-    text("item", index=True),
+    text("item"),
     text("person", index=True),
     text("showing"),  # "" where it was imported
     text("left"),
@@ -77,6 +78,7 @@ answers = Table(
     Column("guidelines", Integer, nullable=False),  # the version that the person had read
     Column("seconds", Float, nullable=False),  # from sight to answer
     Column("at", Float, nullable=False),
+    Index("answers_by_item", "item", "person"),  # SQLite would take that of the person alone, and read all of theirs
 )
 guidelines = Table("guidelines", METADATA, Column("version", Integer, primary_key=True), text("text"))
 readings = Table(

@@ -27,6 +27,7 @@ class Guest:
         self.connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=60)
         self.cookies: dict[str, str] = {}
         self.csrf = ""
+        self.told: dict[str, Any] | None = None  # what the last answer's reply said of the next pair
         if parts.query:
             self.ask("GET", f"/?{parts.query}")
         self.csrf = self.ask("GET", "/api/me")["csrf"]
@@ -55,21 +56,28 @@ class Guest:
 
     def next(self) -> dict[str, Any] | None:
         """What is shown; waits while pairs are being made. None: it is over."""
-        while True:
-            told = self.post("/api/next")
-            if told["showing"] or told["done"] or not told["making"]:
-                return told["showing"]
+        told, self.told = self.told or self.post("/api/next"), None
+        while told["making"] and not told["showing"] and not told["done"]:
             time.sleep(0.1)
+            told = self.post("/api/next")
+        shown: dict[str, Any] | None = told["showing"]
+        return shown
 
     def vote(self, shown: dict[str, Any], person: Annotator) -> None:
         """Say what this person thinks of it."""
         verdict = person.judge(shown["prompt"][-1]["content"], shown["left"], shown["right"])
         choice = SIDES.get(verdict.choice, verdict.choice)
-        self.post("/api/vote", key=secrets.token_hex(16), showing=shown["id"], choice=choice, strength=verdict.strength)
+        self.answer(secrets.token_hex(16), showing=shown["id"], choice=choice, strength=verdict.strength)
+
+    def answer(self, key: str, **body: Any) -> int:
+        """Send a vote; returns its event. What comes next is in the reply already."""
+        reply = self.post("/api/vote", key=key, **body)
+        self.told = reply["next"]
+        return int(reply["event"])
 
 
 def vote_in_turn(url: str, people: Sequence[Annotator]) -> int:
-    """The people vote one after another until nothing is left for any of them; returns the number of votes."""
+    """The people vote one after another until the goal is reached or nothing is left; returns the number of votes."""
     guests = [(Guest(url, f"simulated {n}"), person) for n, person in enumerate(people, 1)]
     votes = 0
     while guests:
@@ -80,4 +88,6 @@ def vote_in_turn(url: str, people: Sequence[Annotator]) -> int:
             else:
                 guest.vote(shown, person)
                 votes += 1
+                if guest.told and guest.told["done"]:  # the others' open pairs stay open
+                    return votes
     return votes

@@ -28,9 +28,9 @@ def fold(connection: Connection, event: Event) -> None:
 
 
 def mark(connection: Connection, last: int) -> None:
-    for name, value in (("folded", last), ("version", VERSION)):
-        row = upsert(state).values(name=name, value=value)
-        connection.execute(row.on_conflict_do_update(index_elements=["name"], set_={"value": value}))
+    """Note how far the events are folded, and by which version of these functions."""
+    note = "INSERT INTO state VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
+    connection.exec_driver_sql(note, [("folded", last), ("version", VERSION)])
 
 
 def stale(connection: Connection) -> bool:

@@ -9,7 +9,6 @@ let shown = null; // what awaits an answer
 let since = 0; // when it came into sight
 let busy = false;
 let last = null; // the form as it was sent last, to be filled in again by undo
-let goal = 0;
 
 const chosen = (name) => form.elements[name].value;
 const better = () => (sides.includes(chosen("choice")) ? chosen("choice") : null);
@@ -18,9 +17,9 @@ const draft = (side) => $(side).querySelector("textarea");
 
 // ── showing
 
-async function next() {
-  const told = await insist("/api/next", {});
-  goal = told.goal;
+const next = async () => show(await insist("/api/next", {}));
+
+function show(told) {
   far(told);
   shown = told.showing;
   form.hidden = shown === null;
@@ -164,17 +163,25 @@ function work(on) {
   $("main").setAttribute("aria-busy", String(on));
 }
 
+// Sends it until it is stored, and shows what comes next.
+async function tell(path, body, words) {
+  if (busy) return;
+  work(true);
+  try {
+    const told = await insist(path, { key: newKey(), ...body });
+    say(words);
+    show(told.next);
+  } catch (error) {
+    await refused(error);
+  }
+  work(false);
+}
+
 async function send(path, body, words) {
   if (busy || !shown) return;
-  work(true);
   $("send").disabled = true;
-  try {
-    await insist(path, { key: newKey(), showing: shown.id, seconds: seconds(), note: $("note").value.trim(), ...body });
-    say(words);
-  } catch (error) {
-    refused(error);
-  }
-  await proceed();
+  const common = { showing: shown.id, seconds: seconds(), note: $("note").value.trim() };
+  await tell(path, { ...common, ...body }, words);
 }
 
 function vote() {
@@ -184,32 +191,15 @@ function vote() {
   return send("/api/vote", body, "Stored.");
 }
 
-async function undo() {
-  if (busy) return;
-  work(true);
-  try {
-    await insist("/api/undo", { key: newKey() });
-    say("Taken back: here it is again.");
-  } catch (error) {
-    refused(error);
-  }
-  await proceed();
-}
+const undo = () => tell("/api/undo", {}, "Taken back: here it is again.");
 
-async function proceed() {
-  try {
-    await next();
-  } catch (error) {
-    refused(error);
-  }
-  work(false);
-}
-
-function refused(error) {
+// The server said no: show why, and what stands now.
+async function refused(error) {
   if (!(error instanceof Refusal)) throw error;
-  if (error.status === 401) location.reload();
-  if (error.message.includes("guidelines")) location.assign("/guidelines");
   say(error.message, true);
+  if (error.status === 401) location.reload();
+  else if (error.message.includes("guidelines")) location.assign("/guidelines");
+  else await next();
 }
 
 async function finish() {

@@ -57,6 +57,7 @@ def derived() -> None:
         sa.Column("flags", sa.Integer, nullable=False),
     )
     op.create_index("items_by_doubt", "items", ["part", "doubt", "lot"])
+    op.create_index("items_by_lot", "items", ["part", "lot"])
     op.create_table(
         "showings",
         sa.Column("id", sa.Text, primary_key=True),
@@ -72,7 +73,7 @@ def derived() -> None:
         "answers",
         sa.Column("event", sa.Integer, primary_key=True),
         sa.Column("kind", sa.Text, nullable=False),
-        sa.Column("item", sa.Text, nullable=False, index=True),
+        sa.Column("item", sa.Text, nullable=False),
         sa.Column("person", sa.Text, nullable=False, index=True),
         sa.Column("showing", sa.Text, nullable=False),
         sa.Column("left", sa.Text, nullable=False),
@@ -86,6 +87,7 @@ def derived() -> None:
         sa.Column("seconds", sa.Float, nullable=False),
         sa.Column("at", sa.Float, nullable=False),
     )
+    op.create_index("answers_by_item", "answers", ["item", "person"])
     op.create_table(
         "guidelines",
         sa.Column("version", sa.Integer, primary_key=True),
