@@ -104,9 +104,8 @@ class Read(Body):
 
 @dataclass(frozen=True)
 class Person:
-    id: str
+    id: str  # pseudonym
     name: str
-    token: str
 
 
 def create_app(store: Store, rule: Rule, draw: Draw, status: Status | None = None, key: str = "") -> Any:
@@ -190,7 +189,7 @@ def person(request: Request) -> Person:
     found = request.app.state.store.who(token)
     if found is None:
         raise Refused("say who you are first", 401)
-    return Person(*found, token)
+    return Person(*found)
 
 
 Someone = Annotated[Person, Depends(person)]
