@@ -30,8 +30,8 @@ from pronk.rl.kl import KLConfig
 from pronk.rl.rewards import each
 from pronk.rl.rollouts import RolloutConfig, RolloutSource
 
-CPU = {"vocab": 1024, "width": 128, "layers": 4, "heads": 4, "prompt": 16, "new": 64, "device": "cpu", "precision": "fp32"}
-GPU = {"vocab": 32000, "width": 768, "layers": 12, "heads": 12, "prompt": 32, "new": 128, "device": "cuda", "precision": "bf16"}
+CPU = {"vocab": 1024, "width": 128, "layers": 4, "heads": 4, "prompt": 16, "new": 64}
+GPU = {"vocab": 32000, "width": 768, "layers": 12, "heads": 12, "prompt": 32, "new": 128}
 PROMPTS, N, BETA, NEVER = 8, 8, 0.05, -1
 WARM = 5  # steps that are not counted
 
@@ -161,10 +161,11 @@ def main():
     parser.add_argument("--no-trl", action="store_true")
     parser.add_argument("--steps", type=int, default=10)
     words = parser.parse_args()
-    shape = dict(GPU if words.gpu else CPU)
-    shape["precision"] = words.precision or shape["precision"]
+    precision = words.precision or ("bf16" if words.gpu else "fp32")
+    shape = {**(GPU if words.gpu else CPU), "device": "cuda" if words.gpu else "cpu", "precision": precision}
     where = torch.cuda.get_device_name() if words.gpu else f"{torch.get_num_threads()} threads"
-    print(f"{count(model_of(shape)):,} parameters, {PROMPTS * N} answers of {shape['new']} tokens, {where}", flush=True)
+    answers = f"{PROMPTS * N} answers of {shape['new']} tokens"
+    print(f"{count(model_of(shape)):,} parameters, {precision}, {answers}, {where}", flush=True)
     found = {f"pronk {name}": pronk(shape, name, words.steps) for name in ("grpo", "ppo")}
     if not words.no_trl:
         found["trl grpo"] = trl(shape, words.steps)

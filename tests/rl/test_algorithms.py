@@ -169,6 +169,12 @@ def test_the_share_of_flat_groups_is_counted_by_prompt():
     assert source.score(samples)[1]["groups/flat"] == pytest.approx(4 / 6)
 
 
+def test_a_prompts_only_answer_is_no_flat_group():
+    source = source_of(model(), lambda s: 1.0, n=1)
+    next(iter(source))
+    assert source.seen[0][2]["groups/flat"] == 0
+
+
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_the_named_statistics_are_all_there(algorithm):
     """The 23 of origins.md, under our names, and what shows health (docs/metrics.md)."""

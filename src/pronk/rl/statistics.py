@@ -34,7 +34,7 @@ def of_round(
             "reward/std": scores.std(correction=0),
             "reward/var": scores.var(correction=0),
             "reward/total": shaped.sum(1).mean(),
-            "groups/flat": (group_deviation(scores, prompts) < SAME).float().mean(),
+            "groups/flat": flat_share(scores, prompts),
             "kl/sequence": gap.sum(1).mean(),
             "kl/token": masked_mean(gap, mask),
             "kl/k2": masked_mean(estimate(gap, "k2"), mask),
@@ -46,6 +46,13 @@ def of_round(
             "advantages/var": masked_mean(advantages**2, mask) - masked_mean(advantages, mask) ** 2,
         }
     )
+
+
+def flat_share(scores: Tensor, prompts: Tensor) -> Tensor:
+    """The share of rows whose prompt's answers all earned the same; a prompt's only answer has nothing to differ from,
+    and is no such row."""
+    several = (prompts[:, None] == prompts[None, :]).sum(1) > 1
+    return ((group_deviation(scores, prompts) < SAME) & several).float().mean()
 
 
 def of_values(values: Tensor, returns: Tensor, mask: Tensor) -> dict[str, float]:
