@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pronk.errors import UserError
-from pronk.rl.kl import KLConfig, adapted, estimate
+from pronk.rl.kl import KLConfig, adapted, estimate, penalty
 
 WORDS = 6
 
@@ -57,6 +57,14 @@ def test_kl_gradients_when_kl_is_a_loss(seed):
     assert expected(lambda logps: estimate(gap(logps), "k1")).abs().max() < 1e-12
     assert torch.allclose(expected(lambda logps: estimate(gap(logps), "k2")), true, atol=1e-12)
     assert torch.allclose(expected(lambda logps: estimate(gap(logps), "k1").detach() * logps), true, atol=1e-12)
+    # k1 times the ratio: samples of an older policy, weighed to the new one; the true gradient of the new one's KL
+    old = (ours + 0.3 * torch.randn(WORDS, generator=torch.Generator().manual_seed(7), dtype=torch.float64)).detach()
+    p = old.softmax(-1)
+    each = penalty(ours.log_softmax(-1), old.log_softmax(-1), theirs.log_softmax(-1), "k1")
+    (weighed,) = torch.autograd.grad((p * each).sum(), ours)
+    assert torch.allclose(weighed, true, atol=1e-12)
+    at_home = expected(lambda logps: penalty(logps, logps.detach(), theirs.log_softmax(-1), "k1"))
+    assert torch.allclose(at_home, true, atol=1e-12)  # on policy, where the ratio is 1
     biased = expected(lambda logps: estimate(gap(logps), "k3"))
     assert torch.cosine_similarity(biased, true, dim=0) < 0.99
     assert (biased - true).norm() > 0.2 * true.norm()
