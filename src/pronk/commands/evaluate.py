@@ -30,7 +30,7 @@ class Config:
 
     model: str
     """model folder"""
-    task: Literal["arithmetic", "copying", "gsm8k"] = "arithmetic"
+    task: Literal["arithmetic", "copying", "gsm8k", "stories"] = "arithmetic"
     """gsm8k: --prompts with question and answer, the latter ending in "#### number" """
     prompts: str = ""
     """file of prompts with their answers, instead of the task's own test side"""

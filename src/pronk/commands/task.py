@@ -20,7 +20,7 @@ class Config:
     No problem of test.jsonl is in the other files.
     """
 
-    task: Literal["arithmetic", "copying"] = "arithmetic"
+    task: Literal["arithmetic", "copying", "stories"] = "arithmetic"
     """what is asked; the answers can be checked (--reward task:arithmetic)"""
     out: str = "out/task"
     """folder for the files"""
