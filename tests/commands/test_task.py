@@ -46,6 +46,14 @@ def test_the_files_are_what_the_other_commands_read(here):
     assert (here / "sft.jsonl").read_bytes() == before
 
 
+def test_some_answers_slip(tmp_path, capsys):
+    pronk("task", "arithmetic", "--out", tmp_path, "--worked", 200, "--prompts", 5, "--test", 5, "--slips", 0.3)
+    shown = [row["messages"][1]["content"] for row in rows(tmp_path / "sft.jsonl")]
+    right = [row["text"].partition("\n")[2] for row in rows(tmp_path / "text.jsonl")]
+    assert 40 < sum(a != b for a, b in zip(shown, right)) < 80
+    assert "--slips 2: give a share" in fails(capsys, "task", "arithmetic", "--slips", 2)
+
+
 def test_evaluation_counts_right_answers_by_level(here, tmp_path, capsys, monkeypatch):
     """A model that answers every other time rightly, whatever is asked."""
     seen = []

@@ -100,3 +100,18 @@ def test_what_is_written_is_read_again():
         for _ in range(100):
             problem = level(rng)
             assert read(write(problem)) == problem
+
+
+def test_a_slip_makes_one_column_wrong_and_the_rest_follow():
+    """The answer is wrong, one column is false by one, and what comes after is true of the numbers that it is given."""
+    for prompt in TASK.prompts("train", 500, seed=4):
+        for seed in range(3):
+            text = TASK.slipped(prompt, seed).messages[-1].content
+            assert TASK.grade(answered(prompt, text)) == 0.0
+            *lines, last = text.split("\n")
+            false = [line for line in lines if eval(line.split("=")[0]) != int(line.split("=")[1])]
+            assert 1 <= len(false) <= 2  # the column, and the line that sums its columns up
+            assert last == f"#### {lines[-1].split('=')[1]}"
+            off = [abs(eval(line.split("=")[0]) - int(line.split("=")[1])) for line in false]
+            assert 1 in off
+    assert len({TASK.slipped(prompt, seed).messages[-1].content for seed in range(20)}) > 1

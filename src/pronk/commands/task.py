@@ -6,9 +6,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pronk.data.encode import place_of
 from pronk.data.records import Conversation, Prompt
 from pronk.errors import UserError
 from pronk.tasks.table import TASKS
+from pronk.tasks.task import Task
 
 BARE = ("settings", "task")
 
@@ -32,22 +34,34 @@ class Config:
     """problems of the test side"""
     levels: tuple[str, ...] = ()
     """only these levels of difficulty; none = all"""
+    slips: float = 0.0
+    """share of the answers in sft.jsonl whose author slipped: one line is wrong, and what follows from it"""
     seed: int = 0
 
 
 def run(config: Config) -> None:
     if min(config.worked, config.prompts, config.test) < 1:
         raise UserError("--worked, --prompts and --test must each be at least 1")
+    if not 0 <= config.slips <= 1:
+        raise UserError(f"--slips {config.slips:g}: give a share from 0 to 1")
     task, out = TASKS[config.task], Path(config.out)
-    worked = [task.worked(p) for p in task.prompts("train", config.worked, config.seed, config.levels)]
+    learned = task.prompts("train", config.worked, config.seed, config.levels)
+    worked = [task.worked(prompt) for prompt in learned]
+    shown = [slip_or_not(config, task, prompt) for prompt in learned]
     prompts = task.prompts("train", config.prompts, config.seed + 1, config.levels)
     test = task.prompts("test", config.test, config.seed, config.levels)
     out.mkdir(parents=True, exist_ok=True)
     write(out / "text.jsonl", ({"text": "\n".join(m.content for m in one.messages)} for one in worked))
-    write(out / "sft.jsonl", map(conversation, worked))
+    write(out / "sft.jsonl", map(conversation, shown))
     write(out / "prompts.jsonl", map(row, prompts))
     write(out / "test.jsonl", map(row, test))
     print(f"task: {len(worked):,} worked, {len(prompts):,} prompts and {len(test):,} of the test side are in {out}")
+
+
+def slip_or_not(config: Config, task: Task, prompt: Prompt) -> Conversation:
+    """A worked answer, or one with a slip; which of them, the prompt and the seed decide."""
+    slips = place_of(f"{config.seed}/{prompt.messages[-1].content}") < config.slips
+    return task.slipped(prompt, config.seed) if slips else task.worked(prompt)
 
 
 def conversation(one: Conversation) -> dict[str, Any]:

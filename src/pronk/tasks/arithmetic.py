@@ -40,7 +40,17 @@ class Arithmetic:
 
     def worked(self, prompt: Prompt) -> Conversation:
         """The prompt with a worked answer: one line a step, as on paper, then the mark and the answer."""
-        lines, value = steps(read(prompt.messages[-1].content.removesuffix("=?")))
+        return self._written(prompt, None)
+
+    def slipped(self, prompt: Prompt, seed: int = 0) -> Conversation:
+        """The same by someone who slips once: one line is wrong by one, and so is all that follows from it."""
+        none = Slip(-1)
+        self._written(prompt, none)
+        draw = random.Random(f"slip/{prompt.messages[-1].content}/{seed}")
+        return self._written(prompt, Slip(draw.randrange(none.seen)))
+
+    def _written(self, prompt: Prompt, slip: "Slip | None") -> Conversation:
+        lines, value = steps(read(prompt.messages[-1].content.removesuffix("=?")), slip)
         return Conversation((*prompt.messages, Message("assistant", "\n".join([*lines, f"{MARK} {value}"]))))
 
     def grade(self, sample: Sample) -> float:
@@ -89,7 +99,7 @@ def _two_step(rng: random.Random) -> Expression:
     form = rng.randrange(3)
     if form == 0:
         return ("*", inner, c)
-    return ("*", c, inner) if form == 1 else ("-", rng.randint(100, 199), inner)
+    return ("*", c, inner) if form == 1 else ("-", rng.randint(120, 199), inner)
 
 
 LEVELS: dict[str, Callable[[random.Random], Expression]] = {
@@ -135,40 +145,54 @@ def canonical(problem: Expression) -> str:
     return f"({sign.join(sorted(parts) if sign in '+*' else parts)})"
 
 
-def steps(problem: Expression) -> tuple[list[str], int]:
-    """The lines of a worked answer, inner parts first, and the value."""
+def steps(problem: Expression, slip: "Slip | None" = None) -> tuple[list[str], int]:
+    """The lines of a worked answer, inner parts first, and the value they come to."""
     if isinstance(problem, int):
         return [], problem
     sign, left, right = problem
-    (first, a), (second, b) = steps(left), steps(right)
-    lines, value = columns(sign, a, b)
+    (first, a), (second, b) = steps(left, slip), steps(right, slip)
+    lines, value = columns(sign, a, b, slip)
     return [*first, *second, *lines], value
 
 
-def columns(sign: str, a: int, b: int) -> tuple[list[str], int]:
+def columns(sign: str, a: int, b: int, slip: "Slip | None" = None) -> tuple[list[str], int]:
     """Column by column from the right, carries and loans written out, then the whole; single digits need one line.
 
     37+48: 7+8=15, 3+4+1=8, 37+48=85. 83-27: 13-7=6, 8-2-1=5, 83-27=56. 38*6: 8*6=48, 3*6+4=22, 38*6=228.
     """
-    value = {"+": a + b, "-": a - b, "*": a * b}[sign]
-    whole = f"{a}{sign}{b}={value}"
-    if a < 10 and b < 10:
-        return [whole], value
-    top, low = (b, a) if sign == "*" and a < b else (a, b)
-    assert sign != "*" or low < 10, "no level multiplies two long numbers"
-    lines, carry = [], 0
-    for place in range(len(str(top)) if sign == "*" else max(len(str(a)), len(str(b)))):
+    top, low = (b, a) if sign == "*" and a < 10 <= b else (a, b)
+    assert (sign != "*" or low < 10) and (sign != "-" or top >= low), "no level asks for this"
+    lines, value, carry = [], 0, 0
+    width = len(str(top)) if sign == "*" else max(len(str(a)), len(str(b)))
+    for place in range(width):
         x, y = top // 10**place % 10, low if sign == "*" else low // 10**place % 10
-        line, carry = column(sign, x, y, carry)
+        line, result, carry = column(sign, x, y, carry, slip)
         lines.append(line)
-    return [*lines, whole], value
+        value += result % 10 * 10**place
+    if sign != "-":
+        value += carry * 10**width
+    return lines if width == 1 else [*lines, f"{a}{sign}{b}={value}"], value
 
 
-def column(sign: str, x: int, y: int, carry: int) -> tuple[str, int]:
-    """The line of one column, and what it carries to the next (a loan where sign is minus)."""
-    if sign == "-":
-        loan = int(x < y + carry)
-        x += 10 * loan
-        return f"{x}-{y}{f'-{carry}' if carry else ''}={x - y - carry}", loan
-    result = (x + y if sign == "+" else x * y) + carry
-    return f"{x}{sign}{y}{f'+{carry}' if carry else ''}={result}", result // 10
+def column(sign: str, x: int, y: int, carry: int, slip: "Slip | None") -> tuple[str, int, int]:
+    """The line of one column, its result, and what it carries to the next (a loan where sign is minus)."""
+    loan = int(sign == "-" and x < y + carry)
+    x += 10 * loan
+    result = {"+": x + y + carry, "-": x - y - carry, "*": x * y + carry}[sign]
+    if slip is not None:
+        result = slip(result)
+    tail = f"{'-' if sign == '-' else '+'}{carry}" if carry else ""
+    return f"{x}{sign}{y}{tail}={result}", result, loan if sign == "-" else result // 10
+
+
+class Slip:
+    """Is wrong by one in the column of this number, once; what comes after follows from what was written."""
+
+    def __init__(self, place: int) -> None:
+        self.place, self.seen = place, 0
+
+    def __call__(self, result: int) -> int:
+        self.seen += 1
+        if self.seen - 1 != self.place:
+            return result
+        return result + 1 if result % 10 < 9 else result - 1
