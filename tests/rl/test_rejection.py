@@ -37,10 +37,10 @@ def test_answers_that_were_cut_or_are_empty_are_never_kept():
     assert comparisons(rows) == []
 
 
-def test_comparisons_go_from_the_ends_inwards_and_need_a_difference():
+def test_comparisons_begin_with_the_widest_difference_and_need_one():
     rows = scored(("a", 3.0), ("b", 1.0), ("c", 2.0), ("d", 0.0), ("a", 3.0))
     found = [(pair.chosen, pair.rejected) for pair in comparisons(rows, 9)]
-    assert found == [("a", "d"), ("c", "b")]
+    assert found == [("a", "d"), ("a", "b"), ("c", "d"), ("a", "c"), ("c", "b"), ("b", "d")]
     assert len(comparisons(rows, 1)) == 1 and comparisons(rows, 0) == []
     assert comparisons(scored(("a", 1.0), ("b", 1.0)), 9) == []
     assert comparisons(rows, 1)[0].prompt == PROMPT.messages

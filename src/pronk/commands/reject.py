@@ -58,7 +58,7 @@ class Config:
     threshold: float | None = None
     """least score of an answer that is kept, and that counts as right in pass@k; None = any"""
     comparisons: int = 1
-    """comparisons of each prompt: the best answer beside the worst, the second beside the second worst, .."""
+    """comparisons of each prompt, at most: pairs of answers whose scores differ, the widest difference first"""
     rounds: int = 1
     """times to sample and to tune; each round starts from the model of the last"""
     tune: bool = True

@@ -41,7 +41,8 @@ def conversation(sample: Sample) -> Conversation:
 
 
 def comparisons(scored: Sequence[Scored], most: int = 1) -> list[Comparison]:
-    """The best answer beside the worst, the second best beside the second worst, …, while scores differ."""
+    """Pairs of answers whose scores differ, the widest difference first: the best beside the worst, and so on."""
     ranked = usable(scored)
-    pairs = [(top, low) for top, low in zip(ranked, reversed(ranked)) if top.score > low.score]
+    pairs = [(top, low) for i, top in enumerate(ranked) for low in reversed(ranked[i + 1 :]) if top.score > low.score]
+    pairs.sort(key=lambda pair: pair[1].score - pair[0].score)
     return [Comparison(top.sample.prompt.messages, top.sample.text, low.sample.text) for top, low in pairs[:most]]
