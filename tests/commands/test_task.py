@@ -51,6 +51,7 @@ def test_some_answers_slip(tmp_path, capsys):
     shown = [row["messages"][1]["content"] for row in rows(tmp_path / "sft.jsonl")]
     right = [row["text"].partition("\n")[2] for row in rows(tmp_path / "text.jsonl")]
     assert 40 < sum(a != b for a, b in zip(shown, right)) < 80
+    assert "only arithmetic" in fails(capsys, "task", "copying", "--slips", 0.5)
     assert "--slips 2: give a share" in fails(capsys, "task", "arithmetic", "--slips", 2)
 
 
@@ -139,4 +140,4 @@ def test_mistakes_are_named(here, capsys, monkeypatch, words, said):
 def test_an_unknown_task_is_no_reward(here, capsys):
     words = ("--model", here / "model", "--prompts", here / "prompts.jsonl", "--reward", "task:poetry")
     words = (*words, "--rollout.max-tokens", 8, "--out", here / "poetry", *ON_CPU)
-    assert "task:arithmetic, task:gsm8k, and my_rewards.py:function" in fails(capsys, "rl", *words)
+    assert "no such reward; there are subject, " in fails(capsys, "rl", *words)

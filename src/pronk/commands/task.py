@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pronk.data.encode import place_of
 from pronk.data.records import Conversation, Prompt
 from pronk.errors import UserError
+from pronk.tasks.arithmetic import Arithmetic
 from pronk.tasks.table import TASKS
 from pronk.tasks.task import Task
 
@@ -35,7 +36,7 @@ class Config:
     levels: tuple[str, ...] = ()
     """only these levels of difficulty; none = all"""
     slips: float = 0.0
-    """share of the answers in sft.jsonl whose author slipped: one line is wrong, and what follows from it"""
+    """arithmetic: share of the answers in sft.jsonl whose author slipped, so that one line and its result are wrong"""
     seed: int = 0
 
 
@@ -45,6 +46,8 @@ def run(config: Config) -> None:
     if not 0 <= config.slips <= 1:
         raise UserError(f"--slips {config.slips:g}: give a share from 0 to 1")
     task, out = TASKS[config.task], Path(config.out)
+    if config.slips and not isinstance(task, Arithmetic):
+        raise UserError(f"--slips: only arithmetic has answers that slip, not {config.task}")
     learned = task.prompts("train", config.worked, config.seed, config.levels)
     worked = [task.worked(prompt) for prompt in learned]
     shown = [slip_or_not(config, task, prompt) for prompt in learned]
@@ -61,7 +64,7 @@ def run(config: Config) -> None:
 def slip_or_not(config: Config, task: Task, prompt: Prompt) -> Conversation:
     """A worked answer, or one with a slip; which of them, the prompt and the seed decide."""
     slips = place_of(f"{config.seed}/{prompt.messages[-1].content}") < config.slips
-    return task.slipped(prompt, config.seed) if slips else task.worked(prompt)
+    return task.slipped(prompt, config.seed) if slips and isinstance(task, Arithmetic) else task.worked(prompt)
 
 
 def conversation(one: Conversation) -> dict[str, Any]:

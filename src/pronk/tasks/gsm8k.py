@@ -19,8 +19,5 @@ class GSM8K:
     def worked(self, prompt: Prompt) -> Conversation:
         return Conversation((*prompt.messages, Message("assistant", str(prompt.meta["answer"]))))
 
-    def slipped(self, prompt: Prompt, seed: int = 0) -> Conversation:
-        raise UserError("gsm8k has no wrong answers of its own")
-
     def grade(self, sample: Sample) -> float:
         return grade(sample)

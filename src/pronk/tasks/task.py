@@ -22,10 +22,6 @@ class Task(Protocol):
         """The prompt with a right answer, to learn from."""
         ...
 
-    def slipped(self, prompt: Prompt, seed: int = 0) -> Conversation:
-        """The prompt with an answer that is almost right, as people's often are; a task may have none."""
-        ...
-
     def grade(self, sample: Sample) -> float:
         """From 0 (wrong) to 1 (right), by the prompt's meta alone."""
         ...
