@@ -152,7 +152,7 @@ def _in_chunks(
     slices = list(_chunks(len(first), head.weight)) or [slice(0, 0)]
     if len(slices) == 1:
         return part(first, second)
-    pieces = [checkpoint(part, first[s], second[s], use_reentrant=False) for s in slices]
+    pieces = [checkpoint(part, first[s], second[s], use_reentrant=False, preserve_rng_state=False) for s in slices]
     left, right = zip(*pieces)
     return torch.cat(left), torch.cat(right)
 
