@@ -2,8 +2,9 @@
 
 Usage: python bench/reward_hh.py ../shared/data/hh-harmless-1700.jsonl [folds, default 5] [seeds, default 3]
 Needs [embed]. Features of an answer: MiniLM's vector of the answer, of the last question with the answer, both, and
-both with the answer's length. Heads: linear, and one hidden layer of 64. Every head learns by the same Learner and
-bradley_terry as `pronk reward`, 300 steps of 128 comparisons, settings fixed before looking; dialogues never straddle.
+both with the answer's length; standardised over all answers, without their labels. Heads: linear, and one hidden layer
+of 64. Every head learns by the same Learner and bradley_terry as `pronk reward`, 300 steps of 128 comparisons; these
+settings were not tuned. All comparisons of a dialogue are in one fold.
 """
 
 import sys
