@@ -55,6 +55,16 @@ def test_dense_cross_entropy_is_the_same_with_zeros_for_what_is_ignored(targets,
     assert_same_gradients(dense_total, total, out)
 
 
+def test_a_frozen_head_costs_no_gradient_and_changes_none(targets, chunk):
+    """As under LoRA: what flows to the hidden states is the same."""
+    out, frozen = output(), output()
+    frozen.head.weight.requires_grad_(False)
+    for one in (out, frozen):
+        cross_entropy(one, targets)[0].backward()
+    assert torch.equal(out.hidden.grad, frozen.hidden.grad)
+    assert out.head.weight.grad is not None and frozen.head.weight.grad is None
+
+
 def picked(all_logps, targets):
     found = all_logps.gather(-1, targets.clamp(min=0)[..., None])[..., 0]
     return torch.where(targets == IGNORE, 0.0, found)

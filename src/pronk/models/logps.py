@@ -37,7 +37,7 @@ class _CrossEntropy(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         losses = torch.empty(len(targets), device=hidden.device, dtype=torch.float32)
         grad_hidden = torch.empty_like(hidden) if wants else None
-        grad_weight = torch.zeros_like(weight) if wants else None
+        grad_weight = torch.zeros_like(weight) if wants and ctx.needs_input_grad[1] else None  # none of a frozen head
         grad_bias = torch.zeros_like(bias) if wants and bias is not None else None
         dtype = F.linear(hidden[:0], weight[:1]).dtype  # autocast's
         inputs, matrix = hidden.to(dtype), weight.to(dtype)
@@ -45,12 +45,13 @@ class _CrossEntropy(torch.autograd.Function):
         for part in _chunks(len(targets), weight):
             errors = F.linear(inputs[part], matrix, None if bias is None else bias.to(dtype))
             losses[part] = spend(errors, targets[part], None if keep is None else keep[part, 0], wants)
-            if grad_hidden is None or grad_weight is None:
+            if grad_hidden is None:
                 continue
             if grad_bias is not None:
                 grad_bias += errors.sum(0, dtype=torch.float32)
             grad_hidden[part] = errors @ matrix
-            grad_weight += errors.T @ inputs[part]
+            if grad_weight is not None:
+                grad_weight += errors.T @ inputs[part]
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
         ctx.mark_non_differentiable(losses)
         return losses.sum(), losses
