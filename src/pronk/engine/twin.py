@@ -81,9 +81,10 @@ class Twin:
         self.head = TwinHead(model.head, products)
 
     def new_state(self, rows: int, length: int) -> "TwinState":
-        """Room for the keys and values of `rows` sequences of up to `length` tokens."""
-        c = self.config
-        return TwinState((c.layers, rows, c.key_heads, length + 1, c.head_size), self.dtype)
+        """Room for the keys and values of `rows` sequences of up to `length` tokens, in float32 at least: products of
+        bfloat16 copy a state of which they need a part."""
+        c, dtype = self.config, torch.promote_types(self.dtype, torch.float32)
+        return TwinState((c.layers, rows, c.key_heads, length + 1, c.head_size), dtype)
 
     @torch.no_grad()
     def __call__(
@@ -167,19 +168,19 @@ class Attend:
     def __call__(self, layer: int, joined: Tensor) -> Tensor:
         """Queries, keys and values [N, (H + 2 G) K] -> what the heads read [N, H K]."""
         B, T, H, G, K = self.shape
-        joined = joined.view(B * T, H + 2 * G, K)
-        pairs = torch.view_as_complex(joined[:, : H + G].float().view(B * T, H + G, K // 2, 2))
-        turned = torch.view_as_real(pairs * self.turns).view(B * T, H + G, K).to(joined.dtype)
-        q, k, v = turned[:, :H], turned[:, H:], joined[:, H + G :]
+        whole = joined.to(torch.promote_types(joined.dtype, torch.float32)).view(B * T, H + 2 * G, K)
+        pairs = torch.view_as_complex(whole[:, : H + G].view(B * T, H + G, K // 2, 2))
+        turned = torch.view_as_real(pairs * self.turns).view(B * T, H + G, K)
+        q, k, v = turned[:, :H], turned[:, H:], whole[:, H + G :]
         if self.state is not None:
             self.state.write(layer, self.slots, k, v)
         if self.alone:  # plain products read the state twice as fast as torch's attention
             scores = torch.baddbmm(self.bias, q.reshape(B * G, H // G, K), self.keys[layer].mT, alpha=K**-0.5)
-            return torch.bmm(scores.softmax(-1), self.values[layer]).view(B, H * K)
+            return torch.bmm(scores.softmax(-1), self.values[layer]).view(B, H * K).to(joined.dtype)
         q, k, v = (x.view(B, T, -1, K).transpose(1, 2) for x in (q, k, v))
         if self.state is not None and not self.state.fresh:
             k, v = (x[layer].view(B, G, -1, K) for x in (self.keys, self.values))
-        return attend(q, k, v, self.mask).transpose(1, 2).reshape(B * T, H * K)
+        return attend(q, k, v, self.mask).transpose(1, 2).reshape(B * T, H * K).to(joined.dtype)
 
 
 class TwinState(State):
