@@ -107,6 +107,7 @@ class Engine:
         ids = [self._checked(place, sequence, self.context) for place, sequence in enumerate(sequences)]
         order = sorted(range(len(ids)), key=lambda place: len(ids[place]))
         found: list[list[float]] = [[] for _ in ids]
+        self._runs = quicken(self.model, self._runs)
         with _resting(self.model):
             while order:
                 size = next((n for n in range(len(order), 1, -1) if n * len(ids[order[n - 1]]) <= SCORED), 1)
@@ -121,7 +122,7 @@ class Engine:
         real = torch.arange(width) < torch.tensor([[len(row)] for row in ids])
         device = self.model.embed.weight.device
         targets = padded.masked_fill(~real, IGNORE)[:, 1:].to(device)
-        output = self.model(padded[:, :-1].to(device))
+        output = self._runs(padded[:, :-1].to(device))
         numbers = logps(output, targets, temperature)[0].tolist() if width > 1 else [[]] * len(ids)
         return [line[: len(row) - 1] for line, row in zip(numbers, ids)]
 

@@ -13,7 +13,7 @@ from pronk.engine.sequence import Request
 from pronk.engine.step import Room
 from pronk.errors import UserError
 
-SPAN = 16  # the state's columns in use are rounded up to this
+SPAN = 4  # the state's columns in use are rounded up to this
 CHUNK = 2048  # a longer prompt is prefilled in pieces of this size, one a step, so that it does not stall the others
 Key = tuple[int, ...]
 
