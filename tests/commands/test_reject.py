@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from journeys.make import SHAPE, SMALL, fails, jsonl, pronk, same_weights, start, steps, write_prompts
+from journeys.make import SHAPE, SMALL, fails, jsonl, pronk, same_weights, steps, write_prompts
 from journeys.make import write_stories as write_them
 
 from pronk.world.tell import OPEN_PROMPTS
@@ -17,7 +17,7 @@ def short(sample):
 
 def deadly(samples):
     if len(samples) and os.environ.get("DIE"):
-        os._exit(9)
+        raise KeyboardInterrupt
     return [20.0 - len(s.ids) for s in samples]
 
 def endless(sample):
@@ -86,7 +86,7 @@ def test_two_rounds_end_in_a_model(tmp_path, capsys):
     assert first == json.loads((again / "round-1" / "results.json").read_text())
 
 
-def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, capsys, monkeypatch):
+def test_a_run_that_was_cut_off_goes_on_to_the_same_weights(tmp_path, capsys, monkeypatch):
     out, whole = tmp_path / "out", tmp_path / "whole"
     asked = words("--rounds", 2, reward="deadly")
     pronk(*asked, "--out", out)
@@ -99,9 +99,8 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, capsys, monkeypatch)
     assert same_weights(out, whole)
     shutil.rmtree(out / "round-2")  # as if killed while it was sampling
     monkeypatch.setenv("DIE", "1")
-    process = start(*asked, "--out", out)
-    process.communicate()
-    assert process.returncode == 9
+    assert "stopped" in fails(capsys, *asked, "--out", out, code=130)
+    assert not (out / "round-2").exists()
     monkeypatch.delenv("DIE")
     pronk(*asked, "--out", out)
     assert same_weights(out, whole)
