@@ -1,7 +1,6 @@
 """`pronk rl --model FOLDER --prompts FILE --reward WORDS`: aligns a model with a reward (REINFORCE, GRPO, PPO, ...)."""
 
 import copy
-import os
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -9,6 +8,8 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor
 
 from pronk.commands.rounds import Watch, plot_gold
 from pronk.commands.scoring import rewards
@@ -23,7 +24,7 @@ from pronk.errors import UserError
 from pronk.evals.plots import plot_run
 from pronk.folders import huggingface
 from pronk.folders.swap import standing
-from pronk.learn.build import TrainConfig, make_learner, pick_device, pick_precision
+from pronk.learn.build import TrainConfig, make_learner, pick_device
 from pronk.learn.fit import Every
 from pronk.learn.learner import Learner
 from pronk.learn.optim import OptimConfig
@@ -33,9 +34,11 @@ from pronk.models.config import ModelConfig
 from pronk.models.heads import ActorCritic, Scorer, disable_dropout
 from pronk.models.lora import Base, LoraConfig, adapted, attach, twin
 from pronk.models.presets import PRESETS as SIZES
+from pronk.parallel.mesh import ranks
 from pronk.rl.algorithms import ALGORITHMS, AlgorithmConfig
 from pronk.rl.kl import KLConfig
 from pronk.rl.rollouts import RolloutConfig, RolloutSource
+from pronk.rl.share import Share
 from pronk.text.chat import end_of_turn
 from pronk.text.tokenizer import Tokenizer
 
@@ -89,29 +92,38 @@ class Config:
 
 
 def run(config: Config) -> None:
-    if "RANK" in os.environ:
-        raise UserError("pronk rl runs in one process for now: start it without torchrun")
     check_numbers(config)
     device = pick_device(config.train.device)
-    config, asked = whole_rounds(config), config
+    if config.dry_run:
+        return show(whole_rounds(config), device)
+    with ranks(device.type) as mesh:
+        if mesh is not None and config.lora.rank:
+            raise UserError("--lora.rank: adapters train in one process for now; start it without torchrun")
+        align(config, device, mesh)
+
+
+def show(config: Config, device: torch.device) -> None:
     policy, tokenizer = huggingface.load(config.model, device)
     attach(policy, config.lora, config.train.seed)
-    prompts, longest = read(config, policy, tokenizer)
+    longest = read(config, policy, tokenizer)[1]
     rows = config.rollout.minibatch or config.rollout.prompts * config.rollout.n
-    if config.dry_run:
-        shape = replace(config.train, batch=rows, length=longest + config.rollout.max_tokens)
-        copies, beside = 1 if config.kl.coef and not config.lora.rank else 0, critic_parameters(config, policy)
-        return show_plan(config, policy, shape, device, copies, beside)
-    out = Path(config.out)
-    precision = pick_precision(config.train.precision, device)
-    with Run(out, "rl", config.train, settings(asked)) as holder, holder.track() as track:
+    shape = replace(config.train, batch=rows, length=longest + config.rollout.max_tokens)
+    copies, beside = 1 if config.kl.coef and not config.lora.rank else 0, critic_parameters(config, policy)
+    show_plan(config, policy, shape, device, copies, beside)
+
+
+def align(asked: Config, device: torch.device, mesh: DeviceMesh | None) -> None:
+    config, out = whole_rounds(asked), Path(asked.out)
+    policy, tokenizer = huggingface.load(config.model, device)
+    attach(policy, config.lora, config.train.seed)
+    prompts, _ = read(config, policy, tokenizer)
+    with Run(out, "rl", config.train, settings(asked), mesh) as holder, holder.track() as track:
         torch.manual_seed(config.train.seed)
-        trained, learner = prepare(config, policy)
-        reference = _reference(policy) if config.kl.coef else None
+        whole, learner = prepare(config, policy, mesh)
         watch, algorithm = Watch(out, learner, track, config.show), ALGORITHMS[config.algorithm]
-        dtype = torch.bfloat16 if precision == "bf16" else None
+        refresh = partial(copy_weights, learner.model, whole)
         source = RolloutSource(
-            Engine(policy, tokenizer.decode, slots=config.rollout.prompts * config.rollout.n, dtype=dtype),
+            _engine(config, policy, tokenizer, learner.precision == "bf16"),
             policy,
             prompts,
             partial(encode, config, tokenizer),
@@ -121,33 +133,37 @@ def run(config: Config) -> None:
             config.rollout,
             config.rl,
             config.kl,
-            reference,
-            _critic(trained),
+            _reference(policy) if config.kl.coef else None,
+            _critic(whole),
             config.train.seed,
             watch.hear,
             learner.compute,
             rewards(config.gold, config.reward_text, learner.compute, device) if config.gold else None,
+            Share(learner.ranks),
+            refresh,
         )
         loss = algorithm.loss(config.rollout.temperature, config.rl, config.kl, config.rollout.max_tokens)
-        with told_of_memory(config.train.micro_batch or rows):
-            holder.fit(
-                learner,
-                source,
-                loss,
-                track,
-                every=[Every(1, lambda step, metrics: watch.step(metrics, source.border))],
-                beside=lambda: watch.statistics,
-                started=partial(begin, asked, out, watch),
-            )
-    about = card("rl", config, f"{learner.steps} steps")
-    huggingface.save(out / "model", policy, tokenizer, {"temperature": 0.7}, about)
-    plot_run(out)
-    plot_gold(out)
-    print(f"rl: the model is in {out / 'model'}", flush=True)
+        step = Every(1, lambda number, metrics: watch.step(metrics, source.border))
+        started = partial(begin, asked, out, watch)
+        rows = config.train.micro_batch or config.rollout.minibatch or config.rollout.prompts * config.rollout.n
+        with told_of_memory(rows):
+            holder.fit(learner, source, loss, track, 0, [step], lambda: watch.statistics, started)
+        refresh()
+    if holder.main:
+        about = card("rl", config, f"{learner.steps} steps")
+        huggingface.save(out / "model", policy, tokenizer, {"temperature": 0.7}, about)
+        plot_run(out)
+        plot_gold(out)
+        print(f"rl: the model is in {out / 'model'}", flush=True)
+
+
+def _engine(config: Config, policy: Model, tokenizer: Tokenizer, low: bool) -> Engine:
+    slots = config.rollout.prompts * config.rollout.n
+    return Engine(policy, tokenizer.decode, slots=slots, dtype=torch.bfloat16 if low else None)
 
 
 def begin(config: Config, out: Path, watch: Watch) -> None:
-    """Once the settings were found to fit the folder."""
+    """Once the settings were found to fit the folder; on the main rank alone."""
     save(config, out, "rl")
     watch.start()
 
@@ -190,8 +206,11 @@ def read(config: Config, policy: Model, tokenizer: Tokenizer) -> tuple[list[Prom
     return found, longest
 
 
-def prepare(config: Config, policy: Model) -> tuple[nn.Module, Learner]:
-    """The policy, with a critic where the algorithm has one, and its learner; dropout off for good."""
+def prepare(config: Config, policy: Model, mesh: DeviceMesh | None = None) -> tuple[nn.Module, Learner]:
+    """The policy, with a critic where the algorithm has one, and its learner; dropout off for good.
+
+    Over ranks the learner shards a copy; the whole policy and critic sample and judge, kept up by `copy_weights`.
+    """
     disable_dropout(policy)
     for prefix in config.freeze:
         chosen = [p for name, p in policy.named_parameters() if name.startswith(prefix)]
@@ -199,10 +218,18 @@ def prepare(config: Config, policy: Model) -> tuple[nn.Module, Learner]:
             raise UserError(f"--freeze {prefix}: no part of the model begins so; the parts are {_parts(policy)}")
         for parameter in chosen:
             parameter.requires_grad_(False)
-    if not ALGORITHMS[config.algorithm].critic:
-        return policy, make_learner(policy, config.optim, config.train)
-    trained = _with_critic(config, policy).to(next(policy.parameters()).device)
-    return trained, make_learner(trained, {"policy.": config.optim, "critic.": config.critic_optim}, config.train)
+    critic = ALGORITHMS[config.algorithm].critic
+    whole = _with_critic(config, policy).to(next(policy.parameters()).device) if critic else policy
+    groups = {"policy.": config.optim, "critic.": config.critic_optim} if critic else config.optim
+    trained = copy.deepcopy(whole) if mesh is not None else whole
+    return whole, make_learner(trained, groups, config.train, mesh)
+
+
+@torch.no_grad()
+def copy_weights(sharded: nn.Module, whole: nn.Module) -> None:
+    """Called by all ranks: each gets the whole weights. Nothing to do where both are one."""
+    for ours, theirs in zip(whole.parameters(), sharded.parameters() if sharded is not whole else ()):
+        ours.copy_(theirs.full_tensor() if isinstance(theirs, DTensor) else theirs)
 
 
 def _with_critic(config: Config, policy: Model) -> ActorCritic:

@@ -21,7 +21,7 @@ class Watch:
         self.path, self.learner, self.track, self.show = out / "health.jsonl", learner, track, show
         self.statistics: dict[str, float] = {}
         self.health, self.said = Health(), ""
-        self.still: Still | None = None
+        self.still: Still | None = None  # where the weights are whole
         self.moves = 0
 
     def start(self) -> None:
@@ -29,7 +29,7 @@ class Watch:
         keep_until(self.path, self.learner.steps)
         if not self.learner.steps:
             self.path.unlink(missing_ok=True)
-            self.still = Still(self.learner.model)
+            self.still = Still(self.learner.model) if self.learner.ranks is None else None
 
     def hear(self, found: Round) -> None:
         self.statistics = found.statistics
@@ -41,7 +41,7 @@ class Watch:
         if self.still is not None and self.moves == 2:  # the first leaves the inner half of adapters where it is
             self.tell_of_still(self.still.names(self.learner.model))
             self.still = None
-        if round_over:
+        if round_over and not self.track.quiet:
             self.health.hear(self.statistics | metrics)
             self.say(self.health.words())
 

@@ -23,6 +23,7 @@ from pronk.rl.algorithms import Algorithm, AlgorithmConfig
 from pronk.rl.health import check_step
 from pronk.rl.kl import KLConfig, adapted
 from pronk.rl.rewards import Reward, placed
+from pronk.rl.share import Share
 
 GPU_MULTIPLE = 32  # rows of one length, so that few shapes are met and their steps can be captured
 
@@ -68,6 +69,8 @@ class RolloutSource:
     encode: prompt -> ids. rewards: {name: (weight, reward)}, added up. gold: the same, watched and never learned from.
     listen: called with each Round after it was scored.
     compute: the learner's forward context, so that old and new log-probabilities are made alike.
+    share: this rank's part of the work. refresh: brings policy and critic up to date before a round, where the learner
+    trains others (sharded over ranks).
     """
 
     def __init__(
@@ -88,13 +91,17 @@ class RolloutSource:
         listen: Callable[[Round], None] | None = None,
         compute: Callable[[], AbstractContextManager[Any]] = nullcontext,
         gold: dict[str, tuple[float, Reward]] | None = None,
+        share: Share | None = None,
+        refresh: Callable[[], None] = lambda: None,
     ) -> None:
         self.settings, self.kl = algorithm.settled(settings or AlgorithmConfig(), kl or KLConfig())
         _check(prompts, algorithm, config, self.kl, reference, critic)
         self.engine, self.policy, self.prompts, self.encode, self.stop = engine, policy, prompts, encode, stop
         self.rewards, self.gold, self.algorithm, self.config = rewards, gold or {}, algorithm, config
         self.reference, self.critic, self.seed = reference, critic, seed
-        self.listen, self.compute = listen, compute
+        self.listen, self.compute, self.share, self.refresh = listen, compute, share or Share(), refresh
+        self.share.check("--rollout.prompts", config.prompts)
+        self.share.check("--rollout.minibatch", config.minibatch)
         self.round, self.coef, self.border, self.stopped, self.first = 0, self.kl.coef, True, False, False
         self.device = next(policy.parameters()).device
 
@@ -136,13 +143,14 @@ class RolloutSource:
 
     def sample(self) -> list[Sample]:
         """One round of answers from the present policy."""
+        self.refresh()
         self.engine.load(self.policy)
         prompts = [self.prompts[i] for i in self._turn()]
         ids = [self.encode(prompt) for prompt in prompts]
         c = self.config
         seeds = [_number(self.seed, "sample", self.round, i) for i in range(len(prompts))]
         how = [Sampling(c.max_tokens, c.temperature, n=c.n, stop=(self.stop,), seed=s) for s in seeds]
-        found = self.engine.generate(ids, how)
+        found = self.share.whole(self.engine.generate(self.share.mine(ids), self.share.mine(how)))
         return [
             Sample(prompts[i // c.n], x.text or "", list(x.prompt), x.ids, x.logps, x.finish)
             for i, x in enumerate(found)
@@ -204,12 +212,12 @@ class RolloutSource:
         """Weighted sum of the rewards for each token [B, T], and the mean of each part; on the CPU."""
         total, parts = torch.zeros_like(mask), {}
         for name, (weight, reward) in self.rewards.items():
-            found = placed(name, reward(samples), samples, mask)
+            found = placed(name, self._scored(reward, samples), samples, mask)
             total += weight * found
             parts[f"reward/{name}"] = float(found.sum() / len(samples))
         watched = torch.zeros_like(mask)
         for name, (weight, reward) in self.gold.items():
-            found = placed(name, reward(samples), samples, mask)
+            found = placed(name, self._scored(reward, samples), samples, mask)
             watched += weight * found
             parts[f"gold/{name}"] = float(found.sum() / len(samples))
         if self.gold:
@@ -223,13 +231,16 @@ class RolloutSource:
             total -= place_scores(beyond.clamp(min=0) / c.soft_end, mask)
         return total, parts
 
+    def _scored(self, reward: Reward, samples: list[Sample]) -> Sequence[float | list[float]]:
+        return self.share.whole(reward(list(self.share.mine(samples))))
+
     @torch.no_grad()
     def _forward(self, model: nn.Module, batch: Batch, read: Callable[[Output, Batch], Tensor]) -> Tensor:
         found = []
-        for part in batch.split(self.config.forward):
+        for part in self.share.rows(batch).split(self.config.forward):
             with self.compute():
                 found.append(read(model(**part.inputs()), part).float())
-        return torch.cat(found)
+        return self.share.whole_tensor(torch.cat(found))
 
     def _logps(self, model: nn.Module, batch: Batch) -> Tensor:
         t = self.config.temperature
@@ -257,7 +268,8 @@ class RolloutSource:
         """Each epoch in a fresh order, cut into equal parts; a shorter last part is kept."""
         for epoch in range(self.settings.epochs):
             order = self._permutation(len(whole), "minibatches", epoch, self.round).to(self.device)
-            yield from whole.map(lambda x, order=order: x[order]).split(self.config.minibatch or len(whole))  # type: ignore[misc]
+            shuffled: Rollouts = whole.map(lambda x, order=order: x[order])  # type: ignore[misc]
+            yield from map(self.share.rows, shuffled.split(self.config.minibatch or len(whole)))
 
     def _permutation(self, total: int, *key: str | int) -> Tensor:
         return torch.randperm(total, generator=torch.Generator().manual_seed(_number(self.seed, *key)))
