@@ -7,9 +7,9 @@ import torch
 
 from pronk.engine import scheduler as scheduling
 from pronk.engine.engine import Engine
+from pronk.engine.forward import PREFILL
 from pronk.engine.scheduler import Scheduler
 from pronk.engine.sequence import Sampling
-from pronk.engine.step import PREFILL
 from pronk.engine.twin import Twin
 
 from .make import V, close, make, prompts

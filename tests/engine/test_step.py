@@ -5,7 +5,8 @@ import torch
 
 from pronk.engine import step
 from pronk.engine.engine import Engine
-from pronk.engine.rows import NOWHERE, Rows
+from pronk.engine.forward import NOWHERE
+from pronk.engine.rows import Rows
 from pronk.engine.sampler import Use
 from pronk.engine.sequence import Sampling
 from pronk.engine.step import EVERYTHING, GraphRoom, decode

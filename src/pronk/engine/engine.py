@@ -8,13 +8,14 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from pronk.engine.memory import affordable
+from pronk.engine.quick import Runs, has_kernels, quicken
 from pronk.engine.philox import derive
 from pronk.engine.rows import Rows
 from pronk.engine.scheduler import Scheduler
 from pronk.engine.sequence import Completion, Piece, Request, Sampling
 from pronk.engine.step import GraphRoom, Room
 from pronk.engine.text import Decode, TextStream, cut
-from pronk.engine.twin import quicken
 from pronk.errors import UserError
 from pronk.models.build import Model, eager
 from pronk.models.heads import ActorCritic
@@ -40,9 +41,15 @@ class Engine:
         context: int | None = None,
         dtype: torch.dtype | None = None,
         graphs: bool | None = None,
+        memory: float | None = None,
     ) -> None:
         """decode: ids to text, for texts, stop texts and streams. slots: requests that run at once. context: longest
-        prompt and answer together; None = the model's. graphs: capture decode steps; None = on a CUDA device."""
+        prompt and answer together; None = the model's. graphs: capture decode steps; None = on a CUDA device.
+        memory: GiB for the state of all rows (keys and values): fewer run at once where it is short, the others
+        wait; None = no limit on a CPU, nine tenths of what is free on a GPU.
+
+        With torch.use_deterministic_algorithms a seeded request gives the same bits whatever runs beside it on a GPU
+        too: steps then have one size, that of all slots and the whole context."""
         self._given = model
         self.model = merged(_policy(model))
         if dtype is not None and dtype != self.model.embed.weight.dtype:
@@ -54,8 +61,9 @@ class Engine:
             raise UserError(f"context {context} is beyond the model's own of {self.model.config.context}")
         if self.graphs and not self.model.embed.weight.is_cuda:
             raise UserError("graphs need a model on a CUDA device")
+        self.memory = memory
         self._room: Room | None = None
-        self._runs = quicken(self.model)
+        self._runs: Runs = quicken(self.model)
 
     def generate(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling | Sequence[Sampling] = PLAIN
@@ -167,8 +175,6 @@ class Engine:
             raise UserError(f"{len(prompts)} prompts need as many samplings, not {len(each)}")
         if self.decode is None and any(s.stop_texts for s in each):
             raise UserError("stop_texts need an engine with decode: Engine(model, decode=tokenizer.decode)")
-        if self.model.embed.weight.is_cuda and any(s.adjusts for s in each):
-            raise UserError("presence_penalty, frequency_penalty and logit_bias are not done on a GPU yet")
         made = []
         for place, (prompt, s) in enumerate(zip(prompts, each)):
             if any(token >= self.model.config.vocab for token, _ in s.logit_bias):
@@ -213,15 +219,16 @@ class Engine:
     def _borrowed(self, requests: Sequence[Request]) -> Iterator[Room]:
         """A room large enough; the last one again where it is free and large enough."""
         self._runs = quicken(self.model, self._runs)
-        slots = max(1, min(self.slots, len(requests)))
+        exact = self.exact
+        slots = self.slots if exact else max(1, min(self.slots, len(requests)))
         most = max((request.last for request in requests), default=0)
         length = max(128, 1 << most.bit_length()) if self.graphs else -(-(most + 1) // LENGTHS) * LENGTHS
-        length = min(length, self.context)
+        length = self.context if exact else min(length, self.context)
         stops = max((len(request.sampling.stop) for request in requests), default=0)
         room, self._room = self._room, None
         if room is not None:
-            had = room.rows
-            if room.model is not self._runs or had.slots < slots or had.length < length or had.stops.shape[1] < stops:
+            had, fits = room.rows, room.model is self._runs and room.exact == exact
+            if not fits or room.asked < slots or had.length < length or had.stops.shape[1] < stops:
                 room = None
         if room is None:
             room = self._new_room(slots, length, stops)
@@ -236,11 +243,18 @@ class Engine:
                 room.rows.free(0)
                 self._room = room
 
+    @property
+    def exact(self) -> bool:
+        """Whether neighbours may change no bit of a request on a GPU; on a CPU in float32 they do not anyway."""
+        return self.model.embed.weight.is_cuda and torch.are_deterministic_algorithms_enabled()
+
     def _new_room(self, slots: int, length: int, stops: int) -> Room:
-        weight = self.model.embed.weight
-        rows = Rows(slots, length, self.model.config.vocab, stops, weight.device)
+        asked, slots = slots, affordable(self._runs, slots, length, self.memory)
+        fused = has_kernels(self.model)
+        rows = Rows(slots, length, self.model.config.vocab, stops, self.model.embed.weight.device, drawn=not fused)
         state = self._runs.new_state(slots + 1, length)
-        return (GraphRoom if self.graphs else Room)(self._runs, state, rows)
+        kind = GraphRoom if self.graphs else Room
+        return kind(self._runs, state, rows, asked=asked, fused=fused, exact=self.exact)
 
 
 @contextmanager

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from pronk.engine.forward import NOWHERE
 from pronk.engine.philox import uniforms
 from pronk.engine.sampler import Rules, adjust
 from pronk.engine.sequence import Request
 
 BLOCK = 64  # random numbers made at a time for each row
-NOWHERE = -1  # position of a row that has ended; no token id either
 
 
 class Adjusting:
@@ -47,7 +47,10 @@ class Adjusting:
 class Rows:
     """Columns of `slots` rows. Live rows are kept in front; the others stand at position NOWHERE."""
 
-    def __init__(self, slots: int, length: int, vocab: int, stops: int, device: torch.device) -> None:
+    def __init__(
+        self, slots: int, length: int, vocab: int, stops: int, device: torch.device, drawn: bool = True
+    ) -> None:
+        """drawn: keep random numbers for the steps to come; a step of Triton kernels makes its own."""
         self.slots, self.length, self.vocab, self.device = slots, length, vocab, device
         self.whole = torch.zeros(slots, 5, dtype=torch.int64, device=device)
         self.tokens, self.positions = self.whole[:, 0:1], self.whole[:, 1:2]  # the token to feed, and where
@@ -55,7 +58,7 @@ class Rows:
         self.real = torch.ones(slots, 4, device=device)  # temperature, top_p, min_p, repetition penalty
         self.stops = torch.full((slots, stops), NOWHERE, device=device)
         self.done = torch.zeros(slots, 1, dtype=torch.bool, device=device)
-        self.random = torch.zeros(slots, BLOCK, device=device)  # column: position modulo BLOCK
+        self.random = torch.zeros(slots, BLOCK if drawn else 0, device=device)  # column: position modulo BLOCK
         self.ids = torch.zeros(slots, length + 1, dtype=torch.int64, device=device)  # sampled; column: position,
         self.logps = torch.zeros(slots, length + 1, device=device)  # and a last one that nobody reads
         self.seen: Tensor | None = None  # [slots, vocab]; made where a repetition penalty needs it
@@ -104,6 +107,8 @@ class Rows:
 
     def refill(self, rows: slice) -> None:
         """Random numbers for the next BLOCK tokens of these rows."""
+        if not self.random.shape[1]:
+            return
         first = self.positions[rows] + 1
         columns = torch.arange(BLOCK, device=self.device)
         self.random[rows] = uniforms(self.seeds[rows], first + (columns - first) % BLOCK)

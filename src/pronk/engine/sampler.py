@@ -71,8 +71,8 @@ def keep_min_p(logits: Tensor, min_p: Tensor) -> Tensor:
     return logits.masked_fill(logits < logits.amax(-1, keepdim=True) + min_p.log(), NEVER)
 
 
-def distribution(logits: Tensor, rules: Rules, use: Use, seen: Tensor | None = None) -> Tensor:
-    """Log-probabilities [R, V] of what may be sampled, renormalised after all rules; greedy rows at temperature 1."""
+def shape(logits: Tensor, rules: Rules, use: Use, seen: Tensor | None = None) -> Tensor:
+    """Logits [R, V] after all rules, -inf where a token may not be sampled; greedy rows at temperature 1."""
     if use.penalty and seen is not None:
         logits = penalize(logits, rules.penalty, seen)
     logits = heat(logits, rules.temperature)
@@ -82,7 +82,12 @@ def distribution(logits: Tensor, rules: Rules, use: Use, seen: Tensor | None = N
         logits = keep_top_p(logits, rules.top_p)
     if use.min_p:
         logits = keep_min_p(logits, rules.min_p)
-    return logits.log_softmax(-1)
+    return logits
+
+
+def distribution(logits: Tensor, rules: Rules, use: Use, seen: Tensor | None = None) -> Tensor:
+    """Log-probabilities [R, V] of what may be sampled, renormalised after all rules."""
+    return shape(logits, rules, use, seen).log_softmax(-1)
 
 
 def draw(logps: Tensor, uniforms: Tensor) -> Tensor:

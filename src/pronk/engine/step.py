@@ -6,35 +6,43 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
-from pronk.engine.rows import BLOCK, NOWHERE, Rows
-from pronk.engine.sampler import Use, distribution, sample
-from pronk.engine.twin import Twin
-from pronk.models.build import Model
+from pronk.engine.forward import NOWHERE, PREFILL
+from pronk.engine.quick import Quick, Runs, run_logits, run_prefill
+from pronk.engine.rows import BLOCK, Rows
+from pronk.engine.sampler import Use, distribution, sample, shape
 from pronk.models.state import State
 
-PREFILL = 8192  # prompt tokens in one forward, padding included
 EVERYTHING = Use(top_k=True, top_p=True, min_p=True, penalty=True)
 
 
 @torch.no_grad()
-def decode(model: Model | Twin, state: State, rows: Rows, live: int, span: int, use: Use) -> None:
+def decode(model: Runs, state: State, rows: Rows, live: int, span: int, use: Use, fused: bool = False) -> None:
     """Feed the first `live` rows their token and write the next one beside its log-probability. Never asks the host.
 
-    span: columns of the state that are in use. Rows at position NOWHERE stay as they are.
+    span: columns of the state that are in use. Rows at position NOWHERE stay as they are. fused: sample by Triton
+    kernels.
     """
-    tokens, positions = rows.tokens[:live], rows.positions[:live]  # [R, 1]
-    rules = rows.rules(live)
-    output = model(tokens, positions=positions, state=state.select(slice(0, live), span))
-    logits = output.head(output.hidden[:, 0]).float()  # [R, V]
+    tokens, positions = rows.tokens[:live], rows.positions[:live]
+    logits = run_logits(model, tokens, positions, state, span)
     if use.adjust and rows.adjusting is not None:
-        logits = rows.adjusting.apply(logits, tokens, positions)
-    logps = distribution(logits, rules, use, None if rows.seen is None else rows.seen[:live])
-    places = positions + 1
-    uniforms = rows.random[:live].gather(1, places % BLOCK)
-    picked, chosen = sample(logps, rules.temperature, uniforms, use)
+        logits = rows.adjusting.apply(logits.float(), tokens, positions)
+    rules, seen = rows.rules(live), None if rows.seen is None else rows.seen[:live]
+    if fused:
+        from pronk.engine.kernels_sampler import advance
 
-    alive = positions >= 0
+        advance(shape(logits.float(), rules, use, seen) if use.filtered else logits, rows, live, use.filtered)
+        return
+    logps = distribution(logits.float(), rules, use, seen)
+    uniforms = rows.random[:live].gather(1, (positions + 1) % BLOCK)
+    note(rows, live, *sample(logps, rules.temperature, uniforms, use), use)
+
+
+def note(rows: Rows, live: int, picked: Tensor, chosen: Tensor, use: Use) -> None:
+    """Write down the tokens picked [live, 1] and their log-probabilities, and who ended with them."""
+    tokens, positions = rows.tokens[:live], rows.positions[:live]
+    places, alive = positions + 1, positions >= 0
     written = torch.where(alive, places, rows.length)
     rows.ids[:live].scatter_(1, written, picked)
     rows.logps[:live].scatter_(1, written, chosen)
@@ -46,36 +54,28 @@ def decode(model: Model | Twin, state: State, rows: Rows, live: int, span: int, 
     positions.copy_(torch.where(alive & ~ends, places, NOWHERE))
 
 
-def padded(
-    model: Model | Twin, state: State, prompts: Sequence[Sequence[int]], start: int, device: torch.device
-) -> None:
-    """Prefill prompts, shortest first, as many in a forward as PREFILL allows with all padded to the longest."""
-    while prompts:
-        size = next((n for n in range(len(prompts), 1, -1) if n * len(prompts[n - 1]) <= PREFILL), 1)
-        group, prompts = prompts[:size], prompts[size:]
-        width = max(1, len(group[-1]) - 1)
-        tokens = torch.zeros(size, width, dtype=torch.int64)
-        positions = torch.full((size, width), NOWHERE)
-        for row, prompt in enumerate(group):
-            tokens[row, : len(prompt) - 1] = torch.tensor(prompt[:-1], dtype=torch.int64)
-            positions[row, : len(prompt) - 1] = torch.arange(len(prompt) - 1)
-        part = state.select(slice(start, start + size), width, fresh=True)
-        model(tokens.to(device), positions=positions.to(device), state=part)
-        start += size
-
-
 @dataclass
 class Room:
     """Memory for one run of the engine: the state of `rows.slots` rows and a spare one, and the rows' columns."""
 
-    model: Model | Twin
+    model: Runs
     state: State
     rows: Rows
+    asked: int = 0  # slots wanted, where memory did not allow as many
+    fused: bool = False  # sample by Triton kernels
+    exact: bool = False  # whatever stands beside a request changes no bit of it, at a price
     every: int = 1  # steps between two looks at who ended: on a GPU a look costs more than a wasted token
+
+    def __post_init__(self) -> None:
+        self.asked = self.asked or self.rows.slots
 
     def decode(self, live: int, span: int, use: Use) -> None:
         """A token for each of the first `live` rows."""
-        decode(self.model, self.state, self.rows, live, span, use)
+        decode(self.model, self.state, self.rows, *self.size(live, span), use, self.fused)
+
+    def size(self, live: int, span: int) -> tuple[int, int]:
+        """Rows and columns of a step for so many."""
+        return (self.rows.slots, self.rows.length) if self.exact else (live, span)
 
     def refill(self, live: int) -> None:
         """Random numbers for the next BLOCK tokens of the first `live` rows."""
@@ -83,15 +83,15 @@ class Room:
 
     def prefill(self, prompts: Sequence[Sequence[int]], start: int) -> None:
         """Forward all but the last token of each prompt into the rows from `start` on; prompts shortest first."""
-        padded(self.model, self.state, prompts, start, self.rows.device)
+        self._take_in([prompt[:-1] for prompt in prompts], start, [0] * len(prompts))
 
     def extend(self, ids: Sequence[int], row: int, start: int) -> None:
         """Forward ids at the positions from `start` on into a row that holds those before."""
-        end = start + len(ids)
-        tokens = torch.tensor([ids], dtype=torch.int64, device=self.rows.device)
-        positions = torch.arange(start, end, device=self.rows.device)[None]
-        state = self.state.select(slice(row, row + 1), end, fresh=start == 0)
-        self.model(tokens, positions=positions, state=state)
+        self._take_in([ids], row, [start])
+
+    def _take_in(self, ids: Sequence[Sequence[int]], row: int, starts: Sequence[int]) -> None:
+        rows, most = range(row, row + len(ids)), 1 if self.exact else PREFILL
+        run_prefill(self.model, ids, rows, starts, self.state, self.rows.device, most)
 
 
 @dataclass
@@ -105,14 +105,23 @@ class GraphRoom(Room):
     graphs: dict[tuple[int, int, bool], "Replay"] = field(default_factory=dict)
 
     def decode(self, live: int, span: int, use: Use) -> None:
-        rows = min(_dense(live), self.rows.slots)
-        span = min(_bucket(span, 128), self.rows.length)
+        if use.adjust:  # rare: not worth a graph
+            super().decode(live, span, use)
+            return
+        rows, span = self.size(live, span)
         if use.filtered:
             self.rows.watch()
         key = (rows, span, use.filtered)
         if key not in self.graphs:
             self.graphs[key] = self.capture(*key)
         self.graphs[key].replay()
+
+    def size(self, live: int, span: int) -> tuple[int, int]:
+        """Rows and columns of the graph that serves so many."""
+        if not self.exact:
+            live, span = min(_dense(live), self.rows.slots), min(_bucket(span, 128), self.rows.length)
+        live, span = super().size(live, span)
+        return live, self.model.reach(live, span) if isinstance(self.model, Quick) else span
 
     def capture(self, live: int, span: int, filtered: bool) -> "Replay":
         """Record a step of this many rows."""
@@ -123,11 +132,11 @@ class GraphRoom(Room):
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):  # libraries pick their kernels and make their workspaces
                 for _ in range(3):
-                    decode(self.model, self.state, self.rows, live, span, use)
+                    decode(self.model, self.state, self.rows, live, span, use, self.fused)
             torch.cuda.current_stream().wait_stream(side)
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=pool):
-                decode(self.model, self.state, self.rows, live, span, use)
+                decode(self.model, self.state, self.rows, live, span, use, self.fused)
         return graph
 
     @contextmanager

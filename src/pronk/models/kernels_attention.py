@@ -1,0 +1,188 @@
+"""Triton kernels for attention over a cache of keys and values: rotary positions, writing, and reading what is live.
+
+Queries, keys and values come as one product, qkv [M, (heads + 2 kv_heads) * head_dim], a row a token. A head is handled
+as two halves, which is how rotary pairs lie and keeps a head of 48 from being padded to 64.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pronk.models.jit import EARLY, begin, constexpr, jit, power, tl, wait
+from pronk.models.kernels import precision
+
+LOG2E = 1.4426950408889634
+SPLIT = 512  # columns that one program reads where there are too few rows to fill the GPU
+PROGRAMS = 2112  # 16 for each multiprocessor of an H100
+
+
+class Heads(NamedTuple):
+    """Shape of an attention layer."""
+
+    heads: int
+    kv_heads: int
+    size: int
+    scale: float  # of the scores
+
+
+def splits(rows: int, kv_heads: int, span: int) -> int:
+    """Into how many parts each row's cache is cut, so that few rows of long texts fill the GPU too: a power of two."""
+    wanted = min(span // SPLIT, PROGRAMS // (rows * kv_heads))
+    return 1 << max(0, wanted.bit_length() - 1) if wanted > 1 else 1
+
+
+def decode(
+    qkv: Tensor,
+    shape: Heads,
+    rotary: tuple[Tensor, Tensor] | None,
+    positions: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    parts: int = 1,
+    blocks: tuple[int, int, int] | None = None,
+) -> Tensor:
+    """One token a row: turn its query and key, store its key and value, attend to all of the row up to it.
+
+    positions [M, 1], -1 = nobody. keys, values [rows, kv_heads, columns, head_dim] of this layer; token m belongs to
+    row m. parts: from `splits`; blocks: columns read at a
+    time, warps, stages; None = as measured best. Returns [M, heads * head_dim]; what stands in nobody's row is undefined.
+    """
+    H, G, D, scale = shape
+    M = len(qkv)
+    out = torch.empty(M, H * D, dtype=qkv.dtype, device=qkv.device)
+    partial = torch.empty(M, parts, H, D + 2, device=qkv.device) if parts > 1 else out
+    cosine, sine = rotary if rotary is not None else (qkv, qkv)
+    block, warps, stages = blocks or ((32, 2, 2) if H == G and D <= 64 else (64, 4, 3))
+    _decode[(G, M, parts)](
+        *(qkv, cosine, sine, positions, keys, values, partial, scale * LOG2E),
+        *(qkv.stride(0), positions.stride(0), keys.stride(0), keys.stride(1), keys.shape[2] - 1, H, G, D),
+        **{"HALF": power(D // 2), "BH": power(H // G), "BN": block, "PARTS": parts},
+        **{"ROTARY": rotary is not None, "PRECISION": precision(), "EARLY": EARLY},
+        **{"num_warps": warps, "num_stages": stages, "launch_pdl": EARLY},
+    )
+    if parts > 1:
+        last = {"num_warps": 1, "launch_pdl": EARLY}
+        _merge[(M, H)](
+            partial, out, positions, positions.stride(0), H, D, PARTS=parts, BD=power(D), EARLY=EARLY, **last
+        )
+    return out
+
+
+@jit
+def _turned(first: "Any", second: "Any", cosine: "Any", sine: "Any") -> "Any":
+    """A pair of halves after its rotation, rounded as the plain code rounds."""
+    a, b = first.to(tl.float32), second.to(tl.float32)
+    return (a * cosine - b * sine).to(first.dtype), (b * cosine + a * sine).to(first.dtype)
+
+
+@jit
+def _half_pair(cache: "Any", at: "Any", mask: "Any", D: "constexpr") -> "Any":
+    """Both halves of what is stored at these places."""
+    return tl.load(cache + at, mask=mask, other=0.0), tl.load(cache + at + D // 2, mask=mask, other=0.0)
+
+
+@jit
+def _put(to: "Any", at: "Any", first: "Any", second: "Any", mask: "Any", D: "constexpr") -> None:
+    tl.store(to + at, first, mask=mask)
+    tl.store(to + at + D // 2, second, mask=mask)
+
+
+@jit
+def _fold(
+    q1: "Any", q2: "Any", keys: "Any", values: "Any", base: "Any", cols: "Any", live: "Any", sight: "Any", scale: "Any",
+    top: "Any", mass: "Any", sum1: "Any", sum2: "Any", D: "constexpr", HALF: "constexpr", PRECISION: "constexpr",
+) -> "Any":  # fmt: skip
+    """Attend to some columns more: running maximum, mass and weighted sums (online softmax, arXiv 1805.02867)."""
+    d = tl.arange(0, HALF)
+    k1, k2 = _half_pair(keys, base + cols[None, :] * D + d[:, None], live[None, :] & (d < D // 2)[:, None], D)
+    v1, v2 = _half_pair(values, base + cols[:, None] * D + d[None, :], live[:, None] & (d < D // 2)[None, :], D)
+    scores = tl.dot(q1, k1, input_precision=PRECISION)
+    scores = tl.dot(q2, k2, scores, input_precision=PRECISION) * scale
+    scores = tl.where(sight, scores, float("-inf"))
+    higher = tl.maximum(top, tl.max(scores, 1))
+    level = tl.where(higher == float("-inf"), 0.0, higher)  # nothing seen yet
+    shares, fade = tl.exp2(scores - level[:, None]), tl.exp2(top - level)
+    sum1 = tl.dot(shares.to(v1.dtype), v1, sum1 * fade[:, None], input_precision=PRECISION)
+    sum2 = tl.dot(shares.to(v2.dtype), v2, sum2 * fade[:, None], input_precision=PRECISION)
+    return higher, mass * fade + tl.sum(shares, 1), sum1, sum2
+
+
+@jit
+def _decode(
+    qkv: "Any", cosine: "Any", sine: "Any", positions: "Any", keys: "Any", values: "Any", out: "Any", scale: "Any",
+    qkv_row: "Any", position_row: "Any", row_stride: "Any", head_stride: "Any", columns: "Any",
+    H: "constexpr", G: "constexpr", D: "constexpr", HALF: "constexpr", BH: "constexpr", BN: "constexpr", PARTS: "constexpr",
+    ROTARY: "constexpr", PRECISION: "constexpr", EARLY: "constexpr",
+) -> None:  # fmt: skip
+    if EARLY:
+        begin()
+        wait()
+    group, row, part = tl.program_id(0), tl.program_id(1).to(tl.int64), tl.program_id(2)
+    place = tl.load(positions + row * position_row)
+    if place < 0:
+        return
+    R = H // G
+    h, d, n = tl.arange(0, BH), tl.arange(0, HALF), tl.arange(0, BN)
+    real = d < D // 2
+    own = (h[:, None] < R) & real[None, :]
+    q1, q2 = _half_pair(qkv, row * qkv_row + (group * R + h[:, None]) * D + d[None, :], own, D)
+    new1, new2 = _half_pair(qkv, row * qkv_row + (H + group) * D + d, real, D)
+    fresh1, fresh2 = _half_pair(qkv, row * qkv_row + (H + G + group) * D + d, real, D)
+    if ROTARY:
+        cos = tl.load(cosine + place * (D // 2) + d, mask=real, other=0.0).to(tl.float32)
+        sin = tl.load(sine + place * (D // 2) + d, mask=real, other=0.0).to(tl.float32)
+        q1, q2 = _turned(q1, q2, cos[None, :], sin[None, :])
+        new1, new2 = _turned(new1, new2, cos, sin)
+    base = row * row_stride + group * head_stride
+    top = tl.full([BH], float("-inf"), tl.float32)
+    mass = tl.zeros([BH], tl.float32)
+    sum1, sum2 = tl.zeros([BH, HALF], tl.float32), tl.zeros([BH, HALF], tl.float32)
+    slot, full = place % columns, tl.minimum(place, columns)  # a ring's own column holds what fell out of the window
+    size = tl.cdiv(tl.cdiv(full, PARTS), BN) * BN
+    stop = tl.minimum(part * size + size, full)
+    for start in range(part * size, stop, BN):
+        live = (start + n < stop) & (start + n != slot)
+        top, mass, sum1, sum2 = _fold(
+            q1, q2, keys, values, base, start + n, live, live[None, :], scale, top, mass, sum1, sum2, D, HALF, PRECISION
+        )
+    if part == 0:  # the token itself, from registers; and into the cache
+        _put(keys, base + slot * D + d, new1, new2, real, D)
+        _put(values, base + slot * D + d, fresh1, fresh2, real, D)
+        score = tl.sum(q1.to(tl.float32) * new1.to(tl.float32)[None, :], 1)
+        score = (score + tl.sum(q2.to(tl.float32) * new2.to(tl.float32)[None, :], 1)) * scale
+        higher = tl.maximum(top, score)
+        share, fade = tl.exp2(score - higher), tl.exp2(top - higher)
+        mass, top = mass * fade + share, higher
+        sum1 = sum1 * fade[:, None] + share[:, None] * fresh1.to(tl.float32)[None, :]
+        sum2 = sum2 * fade[:, None] + share[:, None] * fresh2.to(tl.float32)[None, :]
+    head = group * R + h
+    if PARTS == 1:
+        to = (row * H + head[:, None]) * D + d[None, :]
+        _put(out, to, sum1 / mass[:, None], sum2 / mass[:, None], own, D)
+    else:
+        line = ((row * PARTS + part) * H + head) * (D + 2)
+        _put(out, line[:, None] + d[None, :], sum1, sum2, own, D)
+        tl.store(out + line + D, top, mask=h < R)
+        tl.store(out + line + D + 1, mass, mask=h < R)
+
+
+@jit
+def _merge(
+    partial: "Any", out: "Any", positions: "Any", position_row: "Any", H: "Any", D: "Any",
+    PARTS: "constexpr", EARLY: "constexpr", BD: "constexpr",
+) -> None:  # fmt: skip
+    """The weighted mean of the parts of each head."""
+    if EARLY:
+        begin()
+        wait()
+    row, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    if tl.load(positions + row * position_row) < 0:
+        return
+    p, d = tl.arange(0, PARTS), tl.arange(0, BD)
+    lines = partial + ((row * PARTS + p) * H + head) * (D + 2)
+    tops = tl.load(lines + D)
+    weights = tl.exp2(tops - tl.max(tops, 0))
+    mass = tl.sum(weights * tl.load(lines + D + 1), 0)
+    sums = tl.load(lines[:, None] + d[None, :], mask=d[None, :] < D, other=0.0)
+    tl.store(out + (row * H + head) * D + d, tl.sum(sums * weights[:, None], 0) / mass, mask=d < D)
