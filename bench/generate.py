@@ -4,9 +4,9 @@ Usage: python bench/generate.py [rows, default all: 134m:1 134m:64 134m:512 neo:
        [--peers prototype,transformers, default both; none] [--top-p] [--repeats 5] [--seconds 500]
 bfloat16, random weights, prompts of 32 random ids and 128 new tokens, temperature 1, no filters; ids in, ids out, warm.
 `ragged`: 256 requests of 100 to 1,024 tokens in and out, all at once. `context`: milliseconds of a step against the
-tokens in the cache. The limit is what the step must read (weights once, each row's keys and values) over the bandwidth measured
-here, or its products over the rate measured here, whichever is more; the share is what pronk reaches of it. The
-prototype only decodes: it takes in no prompt and hands out no ids. Medians of the repeats.
+tokens in the cache. The limit is what the steps must read (weights once, each row's keys and values) over the bandwidth
+measured here, or their products over the rate measured here, whichever is more; the share is what pronk reaches of it.
+The prototype only decodes: it takes in no prompt and hands out no ids. Medians of the repeats.
 """
 
 import argparse
@@ -28,7 +28,11 @@ LLAMA = {"vocab": 32_000, "tied": False}
 SHAPES = {
     "134m": LLAMA | {"width": 768, "layers": 12, "heads": 12, "ffn_dim": 2048},
     "1.1b": LLAMA | {"width": 2048, "layers": 22, "heads": 32, "kv_heads": 4, "ffn_dim": 5632},
-    "neo": {"family": "gpt-neo", "vocab": 50_257, "width": 768, "layers": 4, "heads": 16, "ffn_dim": 3072},
+    "neo": {
+        **{"vocab": 50_257, "width": 768, "layers": 4, "heads": 16, "norm": "layer", "feedforward": "gelu"},
+        **{"attention_bias": "output", "attention_scaled": False, "window": 256, "window_every": 2},
+        **{"positions": "learned"},
+    },
     "qwen": {
         **{"vocab": 151_936, "width": 1024, "layers": 28, "heads": 16, "kv_heads": 8, "head_dim": 128},
         **{"ffn_dim": 3072, "tied": True},
@@ -206,7 +210,8 @@ def context(args, roof, rows=16):
     line = ", ".join(f"{tokens // rows:,}: {1e3 * seconds:.3f}" for tokens, seconds in points)
     least = kept(config) / roof[0]
     print(
-        f"context   {rows} rows, ms a step at {line}; b = {1e9 * slope:.2f} ns a token, {slope / least - 1:+.0%} of bytes over bandwidth"
+        f"context   {rows} rows, ms a step at {line}; b = {1e9 * slope:.2f} ns a token, "
+        f"{slope / least - 1:+.0%} of bytes over bandwidth"
     )
 
 
@@ -226,7 +231,8 @@ def main():
     args.started = time.perf_counter()
     roof = roofs()
     print(
-        f"{torch.cuda.get_device_name()}, torch {torch.__version__}: copy {roof[0] / 1e12:.2f} TB/s, {roof[1] / 1e12:.0f} TFLOP/s"
+        f"{torch.cuda.get_device_name()}, torch {torch.__version__}: "
+        f"copy {roof[0] / 1e12:.2f} TB/s, {roof[1] / 1e12:.0f} TFLOP/s"
     )
     for row in args.rows:
         {"ragged": ragged, "context": context}[row](args, roof) if ":" not in row else fixed(row, args, roof)

@@ -1,4 +1,4 @@
-"""How far a plain prototype of decoding gets on one GPU: joined products, torch's attention, one compiled step in a graph.
+"""How far a plain prototype of decoding gets on a GPU: joined products, torch's attention, a compiled step in a graph.
 
 What anybody would write in an afternoon, for bench/generate.py to compare with; no part of pronk.
 """

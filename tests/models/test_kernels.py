@@ -48,14 +48,24 @@ def test_norm_and_gate():
     x, gain = noise(5, 300), noise(300, seed=1)
     near(kernels.norm(x, 1e-5, gain), F.rms_norm(x, (300,), gain, 1e-5))
     near(kernels.norm(x, 1e-5), F.rms_norm(x, (300,), None, 1e-5))
-    near(kernels.gated(x), F.silu(x[:, :150]) * x[:, 150:])
+    near(kernels.norm(x, 1e-5, gain, noise(300, seed=2)), F.layer_norm(x, (300,), gain, noise(300, seed=2), 1e-5))
+    near(kernels.active(x, "swiglu"), F.silu(x[:, :150]) * x[:, 150:])
+    near(kernels.active(x, "gelu"), F.gelu(x, approximate="tanh"))
+    near(kernels.active(x, "relu"), F.relu(x))
+
+
+def test_embed():
+    weight, table = noise(30, 70), noise(9, 70, seed=1)
+    tokens, places = torch.tensor([[3], [29], [0]], device=DEVICE), torch.tensor([[8], [-1], [2]], device=DEVICE)
+    assert torch.equal(kernels.embed(tokens, weight), weight[tokens[:, 0]])
+    assert torch.equal(kernels.embed(tokens, weight, places, table), weight[[3, 29, 0]] + table[[8, 0, 2]])
 
 
 SHAPES = {"gqa": (4, 2, 32), "mqa": (3, 1, 24), "mha": (2, 2, 48)}
 
 
 def cache(shape, rows=4, columns=300):
-    _, kv_heads, size = shape
+    _, kv_heads, size, _ = shape
     return noise(rows, kv_heads, columns, size, seed=7), noise(rows, kv_heads, columns, size, seed=8)
 
 
@@ -66,7 +76,7 @@ def tables(size, columns=300):
 
 def parts_of(qkv, shape, rotary, place):
     """Query, key and value [heads, size] of one token, turned."""
-    heads, kv_heads, size = shape
+    heads, kv_heads, size, _ = shape
     q, k, v = qkv.view(-1, size).split([heads, kv_heads, kv_heads])
     if rotary is not None:
         cosine, sine = (table[place : place + 1] for table in rotary)
@@ -78,8 +88,8 @@ def parts_of(qkv, shape, rotary, place):
 @pytest.mark.parametrize(("rotary", "parts"), [(True, 1), (False, 1), (True, 4)])
 def test_decode_attention(shape, rotary, parts):
     """Rows of unequal length and one that nobody is in; only live columns are read, one is written."""
-    shape = kernels_attention.Heads(*shape)
-    heads, kv_heads, size = shape
+    shape = kernels_attention.Heads(*shape, 0.3)
+    heads, kv_heads, size, scale = shape
     places = torch.tensor([[0], [-1], [287], [5]], device=DEVICE)
     qkv, (keys, values) = noise(4, (heads + 2 * kv_heads) * size, seed=1), cache(shape)
     turn = tables(size) if rotary else None
@@ -99,15 +109,34 @@ def test_decode_attention(shape, rotary, parts):
         assert keys[row, :, place + 1 :].isnan().all()
         args = (q[None, :, None], keys[row, None, :, : place + 1], values[row, None, :, : place + 1])
         seen = torch.ones(1, 1, 1, place + 1, dtype=torch.bool, device=DEVICE)
-        near(found[row], attend(*args, seen).flatten())
+        near(found[row], attend(*args, seen, scale).flatten())
+
+
+@pytest.mark.parametrize("parts", [1, 4])
+def test_decode_attention_over_a_ring(parts):
+    """Position p lies in column p modulo the window: all columns are seen but the token's own, which is overwritten."""
+    shape, window = kernels_attention.Heads(2, 1, 16, 0.25), 70
+    qkv, places = noise(3, 4 * 16, seed=1), torch.tensor([[69], [70], [205]], device=DEVICE)
+    keys, values = cache(shape, 3, window + 1)
+    for row, (place,) in enumerate(places.tolist()):
+        keys[row, :, place % window], values[row, :, place % window] = torch.nan, torch.nan
+        keys[row, :, window], values[row, :, window] = torch.nan, torch.nan  # nobody's
+    found = kernels_attention.decode(qkv, shape, tables(16), places, keys, values, parts)
+    for row, (place,) in enumerate(places.tolist()):
+        q, k, v = parts_of(qkv[row], shape, tables(16), place)
+        near(keys[row, :, place % window], k)
+        near(values[row, :, place % window], v)
+        seen = torch.ones(1, 1, 1, window, dtype=torch.bool, device=DEVICE)
+        args = (q[None, :, None], keys[row, None, :, :window], values[row, None, :, :window])
+        near(found[row], attend(*args, seen, shape.scale).flatten())
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("rotary", [True, False])
 def test_packed_prefill(shape, rotary):
     """Prompts of unequal length one after another, one of them the continuation of what its row holds."""
-    shape = kernels_attention.Heads(*shape)
-    heads, kv_heads, size = shape
+    shape = kernels_attention.Heads(*shape, 0.3)
+    heads, kv_heads, size, scale = shape
     lengths, rows, starts = [1, 70, 20], [3, 0, 2], [0, 0, 40]
     qkv = noise(sum(lengths), (heads + 2 * kv_heads) * size, seed=1)
     plain = qkv.clone()
@@ -128,7 +157,7 @@ def test_packed_prefill(shape, rotary):
             continue
         args = (q[None, :, None], keys[row, None, :, : place + 1], values[row, None, :, : place + 1])
         seen = torch.ones(1, 1, 1, place + 1, dtype=torch.bool, device=DEVICE)
-        near(found[token], attend(*args, seen).flatten())
+        near(found[token], attend(*args, seen, scale).flatten())
 
 
 def test_splits():

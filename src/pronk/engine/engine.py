@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from pronk.engine.memory import affordable
-from pronk.engine.quick import Runs, has_kernels, quicken
 from pronk.engine.philox import derive
+from pronk.engine.quick import Runs, has_kernels, quicken
 from pronk.engine.rows import Rows
 from pronk.engine.scheduler import Scheduler
 from pronk.engine.sequence import Completion, Piece, Request, Sampling
@@ -285,4 +285,6 @@ def _seeds(samplings: Sequence[Sampling], spread: bool) -> list[int]:
         indices = list(range(len(seeds)))
     else:
         indices = [i for s in samplings for i in range(s.n)]
+    if not any(indices):
+        return seeds
     return derive(torch.tensor(seeds, dtype=torch.int64), torch.tensor(indices, dtype=torch.int64)).tolist()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pronk.engine.forward import NOWHERE
 from pronk.engine.rows import Rows
-from pronk.models.jit import EARLY, begin, ceil, constexpr, jit, power, tl, wait
+from pronk.models.jit import begin, ceil, constexpr, early, jit, power, tl, wait
 
 BLOCK = 1024  # tokens of the vocabulary that one program reads
 
@@ -25,7 +25,7 @@ def advance(logits: Tensor, rows: Rows, live: int, tempered: bool) -> None:
     blocks = ceil(V, BLOCK)
     tops = torch.empty(live, blocks, device=logits.device)
     masses = torch.empty_like(tops)
-    sizes = {"TEMPERED": tempered, "EARLY": EARLY, "BLOCK": BLOCK, "num_warps": 4, "launch_pdl": EARLY}
+    sizes = {"TEMPERED": tempered, "EARLY": early(live), "BLOCK": BLOCK, "num_warps": 4, "launch_pdl": early(live)}
     _survey[(blocks, live)](logits, rows.real, rows.positions, tops, masses, V, wide, rows.real.stride(0), 5, **sizes)
     seen = rows.seen if rows.seen is not None else logits
     _choose[(live,)](
@@ -47,7 +47,8 @@ def _heat(real: "Any", TEMPERED: "constexpr") -> "Any":
 
 @jit
 def _survey(
-    logits: "Any", real: "Any", positions: "Any", tops: "Any", masses: "Any", V: "Any", wide: "Any", real_row: "Any", position_row: "Any",
+    logits: "Any", real: "Any", positions: "Any", tops: "Any", masses: "Any", V: "Any", wide: "Any", real_row: "Any",
+    position_row: "Any",
     TEMPERED: "constexpr", EARLY: "constexpr", BLOCK: "constexpr",
 ) -> None:  # fmt: skip
     """Largest logit of each block, and the sum of exp(logit - largest)."""
@@ -69,9 +70,11 @@ def _survey(
 
 @jit
 def _choose(
-    logits: "Any", tops: "Any", masses: "Any", whole: "Any", real: "Any", stops: "Any", done: "Any", ids: "Any", logps: "Any", seen: "Any",
+    logits: "Any", tops: "Any", masses: "Any", whole: "Any", real: "Any", stops: "Any", done: "Any", ids: "Any",
+    logps: "Any", seen: "Any",
     V: "Any", wide: "Any", blocks: "Any", length: "Any", stop_count: "Any",
-    TEMPERED: "constexpr", EARLY: "constexpr", BLOCK: "constexpr", BLOCKS: "constexpr", STOPS: "constexpr", SEEN: "constexpr",
+    TEMPERED: "constexpr", EARLY: "constexpr", BLOCK: "constexpr", BLOCKS: "constexpr", STOPS: "constexpr",
+    SEEN: "constexpr",
 ) -> None:  # fmt: skip
     """The block, then the token in it; then what `step.note` does."""
     if EARLY:

@@ -1,4 +1,4 @@
-"""What the engine runs in place of a model: a twin for a CPU, one for a GPU, or the model itself; with its own forwards."""
+"""What the engine runs in place of a model: a twin for a CPU, one for a GPU, or the model itself."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence

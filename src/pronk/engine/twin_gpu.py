@@ -48,7 +48,7 @@ class Widened(Quick):
     """Any model, with the rows of its head filled up: see WIDE."""
 
     def __init__(self, model: Model) -> None:
-        self._of, self.config, self.head, self.new_state = model, model.config, model.head, model.new_state  # type: ignore[method-assign]
+        self._of, self.config, self.head = model, model.config, model.head
         self.dtype, self._plain = model.embed.weight.dtype, type(model.head) is Head and model.head.bias is None
         short = -len(model.head.weight) % WIDE
         self.top = F.pad(model.head.weight.detach(), (0, 0, 0, short)) if short else model.head.weight
@@ -60,6 +60,9 @@ class Widened(Quick):
     def refresh(self) -> None:
         if self.top is not self.head.weight:
             self.top[: self.config.vocab].copy_(self.head.weight)
+
+    def new_state(self, rows: int, length: int) -> State:
+        return self._of.new_state(rows, length)
 
     def logits(self, tokens: Tensor, positions: Tensor, state: State, span: int) -> Tensor:
         hidden = self._of(tokens, positions=positions, state=state.select(slice(0, len(tokens)), span)).hidden[:, 0]
@@ -166,8 +169,7 @@ class Joined:
         self.eps = block.attention_norm.eps or 0.0
         self.o, self.down = a.o, cast(SwiGLU | SwiGLUSingle | Plain, f).down
         self.qkv, self.up = torch.cat(self._qkv()).detach(), torch.cat(self._ups()).detach()
-        biases = [part.bias for part in (a.q, a.k, a.v)]
-        self.qkv_bias = torch.cat(biases).detach() if a.q.bias is not None else None
+        self.qkv_bias = torch.cat((a.q.bias, a.k.bias, a.v.bias)).detach() if a.q.bias is not None else None
         self.up_bias = _bias(f)
 
     def _qkv(self) -> list[Tensor]:
@@ -183,13 +185,10 @@ class Joined:
     @torch.no_grad()
     def refresh(self) -> None:
         a = self.block.attention
-        torch.cat(self._qkv(), out=self.qkv)
-        torch.cat(self._ups(), out=self.up)
+        _join(self._qkv(), self.qkv, self.norms[0].weight if self.rms else None)
+        _join(self._ups(), self.up, self.norms[1].weight if self.rms else None)
         if self.qkv_bias is not None:
             torch.cat((a.q.bias, a.k.bias, a.v.bias), out=self.qkv_bias)
-        if self.rms:
-            self.qkv.mul_(self.norms[0].weight)
-            self.up.mul_(self.norms[1].weight)
 
     def forward(self, x: Tensor, number: int, attend: Callable[[int, Tensor], Tensor]) -> Tensor:
         """x [M, D], which is overwritten."""
@@ -204,7 +203,7 @@ class Joined:
 
     def _normed(self, x: Tensor, which: int, weight: Tensor, bias: Tensor | None, large: bool = False) -> Tensor:
         """norm(x) weight^T + bias."""
-        if self.rms and len(x) <= kernels.FEW and not large:
+        if self.rms and not large and len(x) <= (kernels.FEW if weight.shape[1] < 2048 else 1):
             return kernels.linear(x, weight, self.eps, bias=bias)
         norm = self.norms[which]
         shift = norm.bias if isinstance(norm, nn.LayerNorm) else None
@@ -218,6 +217,15 @@ class Joined:
             return kernels.linear(inner, matrix.weight, bias=matrix.bias, add=x)
         x.addmm_(inner, matrix.weight.t())
         return x if matrix.bias is None else x.add_(matrix.bias)
+
+
+def _join(parts: Sequence[Tensor], out: Tensor, gain: Tensor | None) -> None:
+    """Matrices one below the other, times gain."""
+    for part, to in zip(parts, torch.split(out, [len(part) for part in parts])):
+        if gain is None:
+            to.copy_(part)
+        else:
+            torch.mul(part, gain, out=to)
 
 
 def _bias(f: nn.Module) -> Tensor | None:

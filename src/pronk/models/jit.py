@@ -13,7 +13,6 @@ except ImportError:
     triton = tl = None
     found = False
 
-# A kernel may start while the one before it ends, and wait where it first needs it (programmatic dependent launch).
 EARLY = found and os.environ.get("TRITON_INTERPRET") != "1"
 constexpr: TypeAlias = Any  # annotation of a kernel's argument that is fixed when it is compiled
 
@@ -35,6 +34,12 @@ def wait() -> None:
     tl.extra.cuda.gdc_wait()
 
 
+def early(rows: int) -> bool:
+    """Whether kernels may start while those before them end (programmatic dependent launch): a tenth for one row, whose
+    kernels are short; many rows lose by it, since what waits takes room from what works (LOG.md)."""
+    return EARLY and rows == 1
+
+
 def ceil(number: int, size: int) -> int:
     """How many pieces of `size` cover `number`."""
     return -(-number // size)
@@ -45,4 +50,4 @@ def power(number: int, least: int = 16) -> int:
     return max(least, 1 << (number - 1).bit_length())
 
 
-__all__ = ["EARLY", "begin", "ceil", "constexpr", "found", "jit", "power", "tl", "wait"]
+__all__ = ["begin", "ceil", "constexpr", "early", "found", "jit", "power", "tl", "wait"]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pronk.models.jit import EARLY, begin, ceil, constexpr, jit, power, tl, wait
+from pronk.models.jit import begin, ceil, constexpr, early, jit, power, tl, wait
 
 FEW = 64  # rows up to which `linear` is faster than the library's product with kernels around it
 
@@ -37,7 +37,7 @@ def linear(
     out = torch.empty(M, N, dtype=x.dtype, device=x.device) if add is None else add
     flags = {"NORM": eps is not None, "GAIN": gain is not None, "GATE": gate, "ADD": add is not None}
     given = (x, weight, x if gain is None else gain, x if bias is None else bias, out)
-    flags |= {"BIAS": bias is not None, "EARLY": EARLY, "launch_pdl": EARLY}
+    flags |= {"BIAS": bias is not None, "EARLY": early(M), "launch_pdl": early(M)}
     if M == 1:
         BN, BK, warps = _matvec_blocks(N, K)
         _matvec[(ceil(N, BN),)](*given, N, K, eps or 0.0, **flags, BN=BN, BK=BK, num_warps=warps)
@@ -162,7 +162,7 @@ def norm(x: Tensor, eps: float, gain: Tensor | None = None, shift: Tensor | None
     """RMSNorm of the rows of x [M, K], with gain [K] or without; with shift [K] LayerNorm."""
     out = torch.empty_like(x)
     M, K = x.shape
-    flags = {"GAIN": gain is not None, "SHIFT": shift is not None, "EARLY": EARLY, "launch_pdl": EARLY}
+    flags = {"GAIN": gain is not None, "SHIFT": shift is not None, "EARLY": early(M), "launch_pdl": early(M)}
     given = (x, x if gain is None else gain, x if shift is None else shift, out)
     _norm[(M,)](*given, K, eps, **flags, BK=power(K), num_warps=4 if K <= 2048 else 8)
     return out
@@ -194,7 +194,7 @@ def active(x: Tensor, kind: str) -> Tensor:
     gated = kind not in ("gelu", "relu")
     M, N = x.shape[0], x.shape[1] // (2 if gated else 1)
     out = torch.empty(M, N, dtype=x.dtype, device=x.device)
-    _active[(M, ceil(N, 1024))](x, out, N, KIND=kind, EARLY=EARLY, BN=1024, num_warps=4, launch_pdl=EARLY)
+    _active[(M, ceil(N, 1024))](x, out, N, KIND=kind, EARLY=early(M), BN=1024, num_warps=4, launch_pdl=early(M))
     return out
 
 
@@ -217,12 +217,12 @@ def _active(x: "Any", out: "Any", N: "Any", KIND: "constexpr", EARLY: "constexpr
 
 
 def embed(tokens: Tensor, weight: Tensor, places: Tensor | None = None, table: Tensor | None = None) -> Tensor:
-    """Rows of weight [V, D] for tokens [M, 1], with those of a table [context, D] at places [M, 1] added; -1 = row 0."""
+    """Rows of weight [V, D] for tokens [M, 1], with those of a table [context, D] at places [M, 1] added; -1 = 0."""
     M, D = len(tokens), weight.shape[1]
     out = torch.empty(M, D, dtype=weight.dtype, device=weight.device)
     where, added = (tokens, weight) if places is None or table is None else (places, table)
     given = (tokens, where, weight, added, out, tokens.stride(0), where.stride(0))
-    _embed[(M,)](*given, D, ADD=table is not None, EARLY=EARLY, BD=power(D), num_warps=4, launch_pdl=EARLY)
+    _embed[(M,)](*given, D, ADD=table is not None, EARLY=early(M), BD=power(D), num_warps=4, launch_pdl=early(M))
     return out
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pronk.models.jit import EARLY, begin, constexpr, jit, power, tl, wait
+from pronk.models.jit import begin, constexpr, early, jit, power, tl, wait
 from pronk.models.kernels import precision
 
 LOG2E = 1.4426950408889634
@@ -45,8 +45,9 @@ def decode(
     """One token a row: turn its query and key, store its key and value, attend to all of the row up to it.
 
     positions [M, 1], -1 = nobody. keys, values [rows, kv_heads, columns, head_dim] of this layer; token m belongs to
-    row m. parts: from `splits`; blocks: columns read at a
-    time, warps, stages; None = as measured best. Returns [M, heads * head_dim]; what stands in nobody's row is undefined.
+    row m. A ring, shorter than a text, holds position p in column p modulo its size; the last column is nobody's.
+    parts: from `splits`; blocks: columns read at a time, warps, stages; None = as measured best. Returns
+    [M, heads * head_dim]; what stands in nobody's row is undefined.
     """
     H, G, D, scale = shape
     M = len(qkv)
@@ -58,13 +59,13 @@ def decode(
         *(qkv, cosine, sine, positions, keys, values, partial, scale * LOG2E),
         *(qkv.stride(0), positions.stride(0), keys.stride(0), keys.stride(1), keys.shape[2] - 1, H, G, D),
         **{"HALF": power(D // 2), "BH": power(H // G), "BN": block, "PARTS": parts},
-        **{"ROTARY": rotary is not None, "PRECISION": precision(), "EARLY": EARLY},
-        **{"num_warps": warps, "num_stages": stages, "launch_pdl": EARLY},
+        **{"ROTARY": rotary is not None, "PRECISION": precision(), "EARLY": early(M)},
+        **{"num_warps": warps, "num_stages": stages, "launch_pdl": early(M)},
     )
     if parts > 1:
-        last = {"num_warps": 1, "launch_pdl": EARLY}
+        last = {"num_warps": 1, "launch_pdl": early(M)}
         _merge[(M, H)](
-            partial, out, positions, positions.stride(0), H, D, PARTS=parts, BD=power(D), EARLY=EARLY, **last
+            partial, out, positions, positions.stride(0), H, D, PARTS=parts, BD=power(D), EARLY=early(M), **last
         )
     return out
 
@@ -112,7 +113,8 @@ def _fold(
 def _decode(
     qkv: "Any", cosine: "Any", sine: "Any", positions: "Any", keys: "Any", values: "Any", out: "Any", scale: "Any",
     qkv_row: "Any", position_row: "Any", row_stride: "Any", head_stride: "Any", columns: "Any",
-    H: "constexpr", G: "constexpr", D: "constexpr", HALF: "constexpr", BH: "constexpr", BN: "constexpr", PARTS: "constexpr",
+    H: "constexpr", G: "constexpr", D: "constexpr", HALF: "constexpr", BH: "constexpr", BN: "constexpr",
+    PARTS: "constexpr",
     ROTARY: "constexpr", PRECISION: "constexpr", EARLY: "constexpr",
 ) -> None:  # fmt: skip
     if EARLY:

@@ -80,7 +80,8 @@ def attend(qkv: Tensor, shape: Heads, places: Tensor, work: Tensor, keys: Tensor
 def _attend(
     qkv: "Any", places: "Any", work: "Any", keys: "Any", values: "Any", out: "Any", scale: "Any",
     qkv_row: "Any", row_stride: "Any", head_stride: "Any",
-    H: "constexpr", G: "constexpr", D: "constexpr", HALF: "constexpr", BM: "constexpr", BN: "constexpr", PRECISION: "constexpr",
+    H: "constexpr", G: "constexpr", D: "constexpr", HALF: "constexpr", BM: "constexpr", BN: "constexpr",
+    PRECISION: "constexpr",
 ) -> None:  # fmt: skip
     tile, head = tl.program_id(0), tl.program_id(1)
     first, count = tl.load(work + tile * 3), tl.load(work + tile * 3 + 1)
