@@ -2,9 +2,10 @@
 
 Usage: PYTHONPATH=src python bench/attention.py [--lengths 512 1024 2048 4096 8192] [--iterations 100] [--toy]
 What is run: 32 layers x 100 iterations of causal attention, width 4096 in 32 heads, fp16, batch 1, no gradients; the
-device is waited for before and after. core = softmax(q k^T / sqrt(128)) v from ready heads; layer = the four projections
-around it. naive = three plain operations and a causal mask. Figures: milliseconds a layer, how many times faster than
-naive, and MiB that the call needs beyond weights and input. --toy: small sizes that run on a CPU, to see that all agree.
+device is waited for before and after. core = softmax(q k^T / sqrt(128)) v from ready heads; layer = core and the four
+projections around it. naive = three plain operations and a causal mask. Figures: milliseconds a layer, how many times
+faster than naive, and MiB that the call needs beyond weights and input. --toy: small sizes that run on a CPU, to see
+that all agree.
 """
 
 import argparse

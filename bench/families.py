@@ -43,8 +43,7 @@ FAMILIES = {
     "llama": {},
     "llama, 2 kv heads": {"kv_heads": 2},
     "mistral": {"kv_heads": 2, "window": 64},
-    "phi": GPT
-    | {"block": "parallel", "positions": "rotary", "rotary_share": 0.5, "head_bias": True, "tied": False},
+    "phi": GPT | {"block": "parallel", "positions": "rotary", "rotary_share": 0.5, "head_bias": True, "tied": False},
     "qwen3": {"kv_heads": 2, "qk_norm": True},
 }
 RATES = {"transformer 2017": 3e-4, "gpt": 3e-4}  # post-norm diverges at the others' rate

@@ -100,7 +100,7 @@ def recurrent(family, attention):
     loss = F.cross_entropy(theirs.flatten(0, 1), targets.flatten())
     layers = [p for name, p in model.named_parameters() if not name.startswith("blocks")]
     grads = dict(zip(layers, torch.autograd.grad(loss, layers)))  # torch's modules hold copies of the blocks' weights
-    mine = {p: g for p, g in zip(model.parameters(), ours)}
+    mine = dict(zip(model.parameters(), ours))
     worst = max(gap(mine[p], g) for p, g in grads.items())
     name = f"{family}{', attention' if attention else ''}"
     numbers = f"{gap(logits(model, x), theirs):8.1e} {worst:9.1e} {'-':>8} {'-':>8} {caching(model):8.1e}"

@@ -7,6 +7,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from engine.make import FAMILIES as KINDS
 from engine.make import V, make, prompts
 from engine.test_engine import LENGTHS, MIXED
 from engine.test_step import Replayed, tensors
@@ -16,6 +17,7 @@ from pronk.engine.rows import Rows
 from pronk.engine.step import GraphRoom
 
 FAMILIES = {"decoder": {}, "grouped": {"kv_heads": 2}, "untied": {"tied": False}, "lstm": {"family": "lstm"}}
+FAMILIES |= {name: KINDS[name] for name in ("neo", "mistral", "gru")}
 SLOTS, LENGTH = 7, 64
 
 

@@ -11,6 +11,7 @@ from pronk.engine.sampler import Use
 from pronk.engine.sequence import Sampling
 from pronk.engine.step import EVERYTHING, GraphRoom, decode
 from pronk.errors import UserError
+from pronk.models.state import KVState
 
 from .make import V, close, make, prompts
 from .test_engine import LENGTHS, MIXED
@@ -39,7 +40,8 @@ class Replayed(GraphRoom):
 
 
 def tensors(room):
-    state = [t for t in vars(room.state).values() if isinstance(t, torch.Tensor)]
+    held = [room.state.stores.values() if isinstance(room.state, KVState) else vars(room.state).values()]
+    state = [t for values in held for t in values if isinstance(t, torch.Tensor)]
     return [*state, *(t for t in vars(room.rows).values() if isinstance(t, torch.Tensor))]
 
 

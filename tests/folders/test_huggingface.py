@@ -11,8 +11,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 import pronk
 from pronk.errors import UserError
+from pronk.folders import tensors
 from pronk.folders.architectures import equal
 from pronk.folders.huggingface import load, load_model, read_config, save
+from pronk.folders.names import names_of
 from pronk.models.config import ModelConfig
 from pronk.models.logps import logits
 
@@ -185,13 +187,15 @@ def test_folder_without_tokenizer(tmp_path):
 
 MEASURE = """
 import re, sys
+import torch
+from pronk.folders import foreign
 from pronk.folders.huggingface import load_model, read_config
 from pronk.models.build import build
 # not ru_maxrss: Linux hands it down from the parent
 peak = lambda: 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
 build(read_config(sys.argv[1]), "meta")
 before = peak()
-model = load_model(sys.argv[1])
+model = load_model(sys.argv[1]) if sys.argv[2] == "folder" else foreign.find(sys.argv[1]).load(torch.bfloat16)
 print((peak() - before) / sum(p.nbytes for p in model.parameters()))
 """
 
@@ -202,6 +206,20 @@ def test_loading_needs_little_more_than_the_model(tmp_path):
     model = make(width=512, layers=16, heads=8, vocab=2048, multiple_of=32).to(torch.bfloat16)
     save(tmp_path / "m", model, tokenizer())
     del model
-    run = [sys.executable, "-c", MEASURE, str(tmp_path / "m")]
-    said = subprocess.run(run, capture_output=True, text=True, check=True).stdout
-    assert float(said) < 1.2
+    assert peak(tmp_path / "m", "folder") < 1.2
+
+
+def peak(folder, way):
+    """Memory at its highest in a process of its own, in sizes of the model."""
+    run = [sys.executable, "-c", MEASURE, str(folder), way]
+    return float(subprocess.run(run, capture_output=True, text=True, check=True).stdout)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_converting_torchs_files_needs_little_more_than_the_model(tmp_path):
+    model = make(width=512, layers=8, heads=8, vocab=2048, multiple_of=32).to(torch.bfloat16)
+    save(tmp_path / "m", model, tokenizer())
+    (tmp_path / "m/model.safetensors").unlink()
+    torch.save(tensors.stored(model, names_of(model.config)), tmp_path / "m/pytorch_model.bin")
+    del model
+    assert peak(tmp_path / "m", "foreign") < 1.3
