@@ -7,7 +7,7 @@ from typing import Any
 
 from pronk.evals.plots import ON_DARK, ON_LIGHT, dress
 
-NAMED = 7  # hours that have room for their names
+NAMED = 5  # hours that have room for their names
 
 
 def draw(facts: Mapping[str, Any], name: str, dark: bool = False) -> bytes:

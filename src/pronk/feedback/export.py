@@ -16,6 +16,7 @@ from pronk.feedback.schema import answers, items
 
 Row = dict[str, Any]
 Part = Literal["train", "evaluation", "all"]
+SEEN: dict[bool, Literal["chosen", "rejected"]] = {True: "chosen", False: "rejected"}  # on the left
 CARRIED = ("choice", "strength", "reason", "note", "edit", "left", "repeat", "guidelines", "seconds", "at")
 
 
@@ -38,8 +39,10 @@ class Judged:
         choice = self.said["choice"]
         if self.kind != "vote" or choice == "bad":
             return None
-        chosen, rejected = self.texts[::-1] if choice == "second" else self.texts
-        return Comparison(self.prompt, chosen, rejected, self.said["strength"])
+        better = "second" if choice == "second" else "first"
+        chosen, rejected = self.texts[::-1] if better == "second" else self.texts
+        left = self.said["left"]  # empty where an import did not say
+        return Comparison(self.prompt, chosen, rejected, self.said["strength"], SEEN[left == better] if left else "")
 
 
 def judged(connection: Connection, part: Part = "all") -> Iterator[Judged]:
@@ -100,7 +103,7 @@ def survives(one: Judged, row: Row, shape: str) -> bool:
         back = shapes.comparison(row)
     except shapes.Unusable:
         return False
-    meant = meant if "strength" in row else replace(meant, strength=1)
+    meant = meant if "strength" in row else replace(meant, strength=1, first="")
     if shape == "hh" or (shape in ("trl", "trl-implicit") and len(one.prompt) > 1):
         return back == stripped(meant)
     if shape == "trl-implicit":
@@ -193,7 +196,7 @@ def best(one: Judged) -> Comparison:
 
 
 def about(one: Judged) -> Row:
-    return {"strength": one.said["strength"], "annotator": one.person}
+    return {"strength": one.said["strength"], "first": best(one).first, "annotator": one.person}
 
 
 def answer(text: str) -> dict[str, str]:

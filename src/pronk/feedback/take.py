@@ -67,7 +67,8 @@ def verdict(row: Any) -> Found:
         raise shapes.Unusable("annotator must be text")
     pair = [Answer(found.chosen, ""), Answer(found.rejected, "")]
     choice = "first" if found.strength else "tie"
-    body = {"choice": choice, "strength": found.strength, "left": "first", "repeat": False}
+    left = {"chosen": "first", "rejected": "second", "": ""}[found.first]
+    body = {"choice": choice, "strength": found.strength, "left": left, "repeat": False}
     return found.prompt, pair, body, person, "vote"
 
 
@@ -90,7 +91,7 @@ def vote(row: Mapping[str, Any]) -> Found:
         if not isinstance(value, TYPES.get(name, str)) or (isinstance(value, float) and not math.isfinite(value)):
             raise shapes.Unusable(f"{name} of this vote is no {getattr(TYPES.get(name, str), '__name__', 'number')}")
     decided = row["choice"] in ("first", "second")
-    if body.get("left") not in ("first", "second") or decided != (1 <= body.get("strength", 0) <= 4):
+    if body.get("left") not in ("", "first", "second") or decided != (1 <= body.get("strength", 0) <= 4):
         raise shapes.Unusable("left or strength of this vote are impossible")
     return prompt, [Answer(x["text"], x["model"]) for x in pair], {"repeat": False} | body, person, kind
 
