@@ -14,6 +14,7 @@ import tempfile
 import time
 import traceback
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS begins; --train.deterministic needs it
@@ -38,6 +39,8 @@ from pronk.models import logps as head_math
 from pronk.models.build import build
 from pronk.models.config import ModelConfig
 from pronk.models.heads import Head, Output
+from pronk.rl.kl import KLConfig
+from pronk.rl.losses import clipped, clipped_answers, clipped_with_value
 from pronk.rl.rollouts import RolloutConfig
 from pronk.world.tell import requests, stories
 
@@ -243,6 +246,31 @@ def optimizers_equal_cpu():
     return ", ".join(found) + " relative (1e-3)"
 
 
+def captured_rl_equals_eager():
+    """Steps of PPO, GRPO and RLOO on dense rows, which a GPU computes in full: replayed, eager, and on the CPU."""
+    away, found = KLConfig(coef=0.1, where="loss"), []
+    losses = {
+        "ppo": clipped_with_value(0.8, kl=away),
+        "grpo": clipped(0.8, kl=away, aggregate="answers"),
+        "rloo": clipped_answers(0.8),
+    }
+    for name, loss in losses.items():
+        told = []
+        for device, graphs in (("cpu", False), ("cuda", False), ("cuda", True)):
+            module = (toys.actor_critic() if name == "ppo" else toys.model()).to(device)
+            groups = {"policy.": toys.PLAIN, "critic.": toys.PLAIN} if name == "ppo" else toys.PLAIN
+            learner = toys.Learner(module, groups, 10, graphs=graphs)
+            batches = [
+                replace(toys.rollouts(seed, pad=3).map(partial(torch.Tensor.to, device=device)), dense=True)
+                for seed in range(8)
+            ]
+            told.append([learner.step(batch, loss)["loss"] for batch in batches])
+            assert not graphs or learner.capture.replays, "nothing was captured"
+        found.append(f"{name} {gap(told[2], told[1]):.0e}/{gap(told[1][:2], told[0][:2]):.0e}")
+        assert gap(told[2], told[1]) < 1e-4 and gap(told[1][:2], told[0][:2]) < 1e-2, found
+    return ", ".join(found) + " replayed to eager/GPU to CPU (1e-4/1e-2)"
+
+
 # ── commands
 
 
@@ -337,6 +365,7 @@ def _resumed(folder, name, run, config):
 CHECKS = [
     *(gpu_equals_cpu, head_math_in_chunks, gpu_engine.graph_equals_eager, gpu_engine.load_without_recapture),
     *(engine_equals_learner, any_mix_of_requests, bf16_follows_fp32, compiled_equals_eager, captured_equals_eager),
+    captured_rl_equals_eager,
     *(optimizers_equal_cpu, commands_run, resume_is_bit_identical),
 ]
 
