@@ -1,9 +1,10 @@
 """RLHF on the story world, where the truth is known: annotators, reward model, then five ways to spend it.
 
 usage: python bench/rlhf.py MODEL PROMPTS OUT [--seed 0] [--toy], MODEL and PROMPTS such as out/demo/sft/model and
-out/demo/world/prompts.jsonl. Prints a table of true utility at equal samples and at equal KL, and draws OUT/rlhf.png:
-true utility (gold) and the reward model's score (proxy) against the square root of KL (Gao et al. 2022, arXiv
-2210.10760), once with honest annotators and once with such as exclamation marks dazzle.
+out/demo/world/prompts.jsonl; python bench/rlhf.py OUT --draw draws again.
+Prints a table of true utility at equal samples and at equal KL, and draws OUT/rlhf.png: true utility (gold) and the
+reward model's score (proxy) against the square root of KL (Gao et al. 2022, arXiv 2210.10760), once with honest
+annotators and once with such as exclamation marks dazzle.
 """
 
 import json
@@ -44,7 +45,7 @@ class Study:
 
     def __init__(self, model, prompts, out, seed, toy):
         self.folder, self.prompts_file, self.out, self.seed = model, prompts, Path(out), seed
-        self.votes, self.rounds, self.asked, self.n = (40, 2, 12, 4) if toy else (3000, 60, 400, 64)
+        self.votes, self.rounds, self.asked, self.n = (40, 2, 12, 4) if toy else (3000, 50, 400, 64)
         self.device = pick_device("auto")
         self.first, self.tokenizer = load(model, self.device)
         found = list(read_prompts(prompts))
@@ -137,25 +138,27 @@ def honest(study):
     fresh = study.sample(study.first, study.seed + 40)
     trust = rank_correlation(truths(fresh), score_rows(scorer, [s.prompt_ids + s.ids for s in fresh]))
     print(json.dumps({"rank correlation of reward model and utility": round(trust, 3)}), flush=True)
-    rows = {"first model": study.judged(study.folder, scorer)}
-    curves = {}
+    rows, curves = {}, {}
+
+    def row(name, facts):
+        rows[name] = facts
+        print(json.dumps({"row": name} | {k: v if v is None else round(v, 3) for k, v in facts.items()}), flush=True)
+
+    row("first model", study.judged(study.folder, scorer))
     for algorithm in ALGORITHMS:
-        out = study.align("honest", algorithm, folder, 0.3)
-        rows[algorithm], curves[algorithm] = study.judged(out / "model", scorer), curve(out)
+        out = study.align("honest", algorithm, folder, 0.15)
+        curves[algorithm] = curve(out)
+        row(algorithm, study.judged(out / "model", scorer) | {"utility at KL 4": at(2.0, curves[algorithm])})
     points = []
     for beta in (0.3, 0.1, 0.03):
         out = study.out / "honest" / f"dpo-{beta}"
-        words = ("--model", study.folder, "--data", study.out / "honest" / "pairs.jsonl", "--beta", beta, "--epochs", 2)
-        pronk("dpo", *words, "--optim.lr", 3e-4, "--train.seed", study.seed, "--out", out)
-        rows[f"dpo, beta {beta}"] = study.judged(out / "model", scorer)
-        points.append(rows[f"dpo, beta {beta}"])
+        words = ("--model", study.folder, "--data", study.out / "honest" / "pairs.jsonl", "--beta", beta, "--epochs", 1)
+        pronk("dpo", *words, "--optim.lr", 2e-4, "--train.seed", study.seed, "--out", out)
+        points.append(study.judged(out / "model", scorer))
+        row(f"dpo, beta {beta}", points[-1])
     best = best_of(study, scorer)
     for k, (kl, gold, proxy) in best.items():
-        rows[f"best of {k}"] = {"utility": gold, "proxy": proxy, "KL": kl}
-    for name, facts in rows.items():
-        if name in curves:
-            facts["utility at KL 4"] = at(2.0, curves[name])
-        print(json.dumps({"row": name} | {k: v if v is None else round(v, 3) for k, v in facts.items()}), flush=True)
+        row(f"best of {k}", {"utility": gold, "proxy": proxy, "KL": kl})
     return trust, rows, curves, points, best
 
 
@@ -165,12 +168,16 @@ def exploited(study):
     return curve(study.align("dazzled", "reinforce", folder, 0.02))
 
 
-def draw(path, curves, points, best, exploit):
+def draw(out):
+    """OUT/rlhf.png from OUT/rlhf.json."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    facts = json.loads((out / "rlhf.json").read_text())
+    curves, points, best = facts["curves"], facts["dpo"], facts["best of n"]
+    exploit = curves.pop("dazzled")
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2))
     for name, (roots, gold, _) in curves.items():
         colour, mark = LOOKS[name]
@@ -192,19 +199,29 @@ def draw(path, curves, points, best, exploit):
     lines = [*right.get_lines(), *twin.get_lines()]
     right.legend(lines, [line.get_label() for line in lines], frameon=False)
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    figure.savefig(out / "rlhf.png", dpi=110)
 
 
 def thinned(values):
     return [round(float(value), 2) for value in values[:: max(1, len(values) // 8)]]
 
 
+def study(model, prompts, out, seed, toy):
+    """Everything, into OUT/rlhf.json; prints the table on the way."""
+    work = Study(model, prompts, out, seed, toy)
+    trust, rows, curves, points, best = honest(work)
+    dazzled = exploited(work)
+    print(json.dumps({"dazzled": {"gold": thinned(dazzled[1]), "proxy": thinned(dazzled[2])}}), flush=True)
+    listed = {name: [column.tolist() for column in columns] for name, columns in {**curves, "dazzled": dazzled}.items()}
+    facts = {"seed": seed, "rank correlation": trust, "rows": rows, "curves": listed, "dpo": points, "best of n": best}
+    (work.out / "rlhf.json").write_text(json.dumps(facts, indent=1))
+
+
 if __name__ == "__main__":
     words = sys.argv[1:]
-    seed = int(words[words.index("--seed") + 1]) if "--seed" in words else 0
-    study = Study(*words[:3], seed, "--toy" in words)
-    trust, rows, curves, points, best = honest(study)
-    exploit = exploited(study)
-    print(json.dumps({"dazzled": {"gold": thinned(exploit[1]), "proxy": thinned(exploit[2])}}))
-    draw(study.out / "rlhf.png", curves, points, best, exploit)
-    (study.out / "rlhf.json").write_text(json.dumps({"seed": seed, "rank correlation": trust, "rows": rows}, indent=1))
+    if "--draw" in words:
+        draw(Path(words[0]))
+    else:
+        number = int(words[words.index("--seed") + 1]) if "--seed" in words else 0
+        study(*words[:3], number, "--toy" in words)
+        draw(Path(words[2]))

@@ -178,8 +178,8 @@ def speed(first, tokenizer, toy, seed):
 
 
 def frontier(first, tokenizer, toy, seed):
-    count, tokens = (8, 60) if toy else (400, 250)
-    work = Work(rounds=2, rows=4, tokens=40) if toy else Work(rounds=200, rows=128, tokens=250, lr=5e-5)
+    count, tokens = (8, 60) if toy else (256, 250)
+    work = Work(rounds=2, rows=4, tokens=40) if toy else Work(rounds=80, rows=128, tokens=250, lr=1e-4)
     for name, begin in (("first model", BEGIN), ("prompted with a cat", ASKED)):
         texts = tell(first, tokenizer, begin, count, tokens, seed + 1)
         show(
