@@ -45,7 +45,7 @@ class Study:
 
     def __init__(self, model, prompts, out, seed, toy):
         self.folder, self.prompts_file, self.out, self.seed = model, prompts, Path(out), seed
-        self.votes, self.rounds, self.asked, self.n = (40, 2, 12, 4) if toy else (3000, 50, 400, 64)
+        self.votes, self.rounds, self.asked, self.n = (40, 2, 12, 4) if toy else (10_000, 50, 400, 64)
         self.device = pick_device("auto")
         self.first, self.tokenizer = load(model, self.device)
         found = list(read_prompts(prompts))
@@ -58,7 +58,7 @@ class Study:
             pairs = out / "pairs.jsonl"
             words = ("--model", self.folder, "--prompts", self.prompts_file, "--votes", self.votes, "--seed", self.seed)
             pronk("annotate", *words, "--out", pairs, "--max-tokens", 144, *how)
-            words = ("--model", self.folder, "--data", pairs, "--epochs", 3, "--train.seed", self.seed)
+            words = ("--model", self.folder, "--data", pairs, "--epochs", 2, "--optim.lr", 2e-4, "--train.seed", self.seed)
             pronk("reward", *words, "--out", out / "reward")
         return out / "reward" / "model"
 

@@ -49,7 +49,7 @@ def test_verdicts_follow_bradley_and_terry():
 
 
 def test_the_same_seed_judges_alike_and_others_disagree():
-    texts = [story.text for story in stories(60, 2)]
+    texts = [story.text for story in stories(600, 2)]
     pairs = list(zip(texts[::2], texts[1::2]))
 
     def verdicts(seed, **how):
