@@ -1,7 +1,7 @@
 """What the engine runs in place of a model: a twin for a CPU, one for a GPU, or the model itself."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,8 @@ from pronk.models.build import Model
 from pronk.models.config import ModelConfig
 from pronk.models.heads import Head
 from pronk.models.state import State
+
+Through = Callable[[Tensor, Tensor], None]
 
 
 class Quick(ABC):
@@ -38,8 +40,14 @@ class Quick(ABC):
         """As forward.next_logits."""
 
     @abstractmethod
-    def prefill(self, prompts: Sequence[Sequence[int]], rows: range, *rest: Any) -> None:
-        """As forward.prefill; starts, state, device and most follow."""
+    def prefill(
+        self, prompts: Sequence[Sequence[int]], rows: range, *rest: Any, through: Through | None = None
+    ) -> None:
+        """As forward.prefill; starts, state, device and most follow. through: what to call in place of `take_in`."""
+
+    def take_in(self, columns: Tensor, work: Tensor, state: State) -> None:
+        """Forward packed prompts, for those that can: see twin_gpu."""
+        raise NotImplementedError
 
     def reach(self, rows: int, span: int) -> int:
         """The least span at which a step of so many rows does the same as at this one: fewer steps to capture."""
@@ -89,9 +97,10 @@ def run_prefill(
     state: State,
     device: torch.device,
     most: int,
+    through: Through | None = None,
 ) -> None:
     """Forward ids, shortest first, into rows at the positions from `starts` on."""
     if isinstance(runs, Quick):
-        runs.prefill(prompts, rows, starts, state, device, most)
+        runs.prefill(prompts, rows, starts, state, device, most, through=through)
     else:
         prefill(runs, prompts, rows, starts, state, device, most)

@@ -205,7 +205,8 @@ class Scheduler:
         logps = self.rows.logps[:, low:high][index].tolist()
         for request, start, new, numbers_ in zip(requests, starts, ids, logps):
             new = new[start - low : self._end(request) - low]
-            count = next((place + 1 for place, i in enumerate(new) if i in request.sampling.stop), len(new))
+            stop = request.sampling.stop
+            count = next((place + 1 for place, i in enumerate(new) if i in stop), len(new)) if stop else len(new)
             request.ids += new[:count]
             request.logps += numbers_[start - low : start - low + count]
 

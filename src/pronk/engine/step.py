@@ -1,15 +1,16 @@
 """One token for every live row: model, rules, draw, bookkeeping; on tensors that stay, so a CUDA graph can hold it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pronk.engine.forward import NOWHERE, PREFILL
-from pronk.engine.quick import Quick, Runs, run_logits, run_prefill
+from pronk.engine.quick import Quick, Runs, Through, run_logits, run_prefill
 from pronk.engine.rows import BLOCK, Rows
 from pronk.engine.sampler import Use, distribution, sample, shape
 from pronk.models.state import State
@@ -91,7 +92,11 @@ class Room:
 
     def _take_in(self, ids: Sequence[Sequence[int]], row: int, starts: Sequence[int]) -> None:
         rows, most = range(row, row + len(ids)), 1 if self.exact else PREFILL
-        run_prefill(self.model, ids, rows, starts, self.state, self.rows.device, most)
+        run_prefill(self.model, ids, rows, starts, self.state, self.rows.device, most, self._through())
+
+    def _through(self) -> Through | None:
+        """What takes in packed prompts; None = the model itself."""
+        return None
 
 
 @dataclass
@@ -103,15 +108,17 @@ class GraphRoom(Room):
 
     every: int = 8
     graphs: dict[tuple[int, int, bool], "Replay"] = field(default_factory=dict)
+    packs: dict[int, "Pack"] = field(default_factory=dict)
 
     def decode(self, live: int, span: int, use: Use) -> None:
         if use.adjust:  # rare: not worth a graph
             super().decode(live, span, use)
             return
         rows, span = self.size(live, span)
-        if use.filtered:
+        filtered = use.filtered or self.exact  # so that a neighbour's filters change nothing
+        if filtered:
             self.rows.watch()
-        key = (rows, span, use.filtered)
+        key = (rows, span, filtered)
         if key not in self.graphs:
             self.graphs[key] = self.capture(*key)
         self.graphs[key].replay()
@@ -126,18 +133,45 @@ class GraphRoom(Room):
     def capture(self, live: int, span: int, filtered: bool) -> "Replay":
         """Record a step of this many rows."""
         use = EVERYTHING if filtered else Use()
-        pool = next((graph.pool() for graph in self.graphs.values()), None)
         with self.idle():
-            side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):  # libraries pick their kernels and make their workspaces
-                for _ in range(3):
-                    decode(self.model, self.state, self.rows, live, span, use, self.fused)
-            torch.cuda.current_stream().wait_stream(side)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=pool):
-                decode(self.model, self.state, self.rows, live, span, use, self.fused)
+            return self._record(lambda: decode(self.model, self.state, self.rows, live, span, use, self.fused))
+
+    def _record(self, work: Callable[[], None]) -> "Replay":
+        """A graph of what `work` does on the GPU; it is done some times."""
+        pool = next((graph.pool() for graph in self.graphs.values()), None)
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):  # libraries pick their kernels and make their workspaces
+            for _ in range(3):
+                work()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=pool):
+            work()
         return graph
+
+    def _through(self) -> Through | None:
+        return self.take_in
+
+    def take_in(self, columns: Tensor, work: Tensor) -> None:
+        """Packed prompts by a graph: to launch the kernels of a small model takes longer than to run them."""
+        size, device = max(32, _dense(columns.shape[1])), self.rows.device
+        if size > PREFILL:
+            cast(Quick, self.model).take_in(columns.to(device), work.to(device), self.state)
+            return
+        if size not in self.packs:
+            self.packs[size] = self._capture_pack(size)
+        pack = self.packs[size]
+        pack.columns.copy_(F.pad(columns, (0, size - columns.shape[1]), value=NOWHERE))
+        pack.work.copy_(F.pad(work, (0, 0, 0, len(pack.work) - len(work))))
+        pack.graph.replay()
+
+    def _capture_pack(self, size: int) -> "Pack":
+        """Record the forward of so many tokens, all of them nobody's meanwhile."""
+        columns = torch.full((3, size), NOWHERE, device=self.rows.device)
+        work = torch.zeros(size // 64 + self.rows.slots + 2, 3, dtype=torch.int32, device=self.rows.device)
+        quick = cast(Quick, self.model)
+        return Pack(columns, work, self._record(lambda: quick.take_in(columns, work, self.state)))
 
     @contextmanager
     def idle(self) -> Iterator[None]:
@@ -151,6 +185,14 @@ class GraphRoom(Room):
             rows.seen.copy_(seen)
 
 
+class Pack(NamedTuple):
+    """Memory for packed prompts of up to so many tokens, and the graph that takes them in."""
+
+    columns: Tensor
+    work: Tensor
+    graph: "Replay"
+
+
 class Replay(Protocol):
     """What a graph room keeps of a captured step: a torch.cuda.CUDAGraph."""
 
@@ -159,7 +201,7 @@ class Replay(Protocol):
 
 
 def _dense(rows: int) -> int:
-    """The next of 1, 2, 4, 8, then steps of an eighth to a quarter: little work for rows that nobody is in."""
+    """The next of 1, 2, 4, 8, then steps of an eighth to a quarter: little work for rows or tokens of nobody."""
     size = 1 << (rows - 1).bit_length()
     step = max(8, size // 8)
     return size if size <= 8 else -(-rows // step) * step

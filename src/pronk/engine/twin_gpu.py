@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pronk.engine.forward import prefill
-from pronk.engine.quick import Quick
+from pronk.engine.quick import Quick, Through
 from pronk.models import kernels, kernels_attention, kernels_prefill
 from pronk.models.attention import Attention
 from pronk.models.build import Model
@@ -68,7 +68,9 @@ class Widened(Quick):
         hidden = self._of(tokens, positions=positions, state=state.select(slice(0, len(tokens)), span)).hidden[:, 0]
         return F.linear(hidden, self.top)[:, : self.config.vocab] if self._plain else self.head(hidden)
 
-    def prefill(self, prompts: Sequence[Sequence[int]], rows: range, *rest: Any) -> None:
+    def prefill(
+        self, prompts: Sequence[Sequence[int]], rows: range, *rest: Any, through: Through | None = None
+    ) -> None:
         prefill(self._of, prompts, rows, *rest)
 
 
@@ -113,35 +115,37 @@ class GpuTwin(Widened):
             return kernels.linear(x, self.top, eps, norm.weight)[:, : self.config.vocab]
         return F.linear(kernels.norm(x, eps, norm.weight, shift), self.top)[:, : self.config.vocab]
 
-    def prefill(self, prompts: Sequence[Sequence[int]], rows: range, *rest: Any) -> None:
+    def prefill(
+        self, prompts: Sequence[Sequence[int]], rows: range, *rest: Any, through: Through | None = None
+    ) -> None:
         """Packed one after another instead of padded: as many in a forward as `most` allows."""
         starts, state, device, most = rest
         if any(state.wraps(window) for window in self.config.windows):
             prefill(self._of, prompts, rows, *rest)  # a prompt may overwrite what its own tokens must see
             return
-        group: list[tuple[Sequence[int], int, int]] = []
+        groups: list[list[tuple[Sequence[int], int, int]]] = [[]]
         total = 0
         for ids, row, start in zip(prompts, rows, starts):
-            if total + len(ids) > most:
-                self._take_in(group, state, device)
-                group, total = [], 0
-            group += [(ids, row, start)] if ids else []
+            if total and total + len(ids) > most:
+                groups.append([])
+                total = 0
+            groups[-1] += [(ids, row, start)] if ids else []
             total += len(ids)
-        self._take_in(group, state, device)
+        for group in groups:
+            if group:
+                columns, work = _packed(group)
+                if through is None:
+                    self.take_in(columns.to(device), work.to(device), state)
+                else:
+                    through(columns, work)
 
     @torch.no_grad()
-    def _take_in(self, group: list[tuple[Sequence[int], int, int]], state: KVState, device: torch.device) -> None:
-        """Forward ids, each with its row and first position."""
-        if not group:
-            return
-        columns = [[i for ids, _, _ in group for i in ids]]  # lists: torch's threads take longer to wake up
-        columns += [[start + at for ids, _, start in group for at in range(len(ids))]]
-        columns += [[row for ids, row, _ in group for _ in ids]]
-        tokens, places, owners = torch.tensor(columns).to(device)
-        work = kernels_prefill.tiles([len(ids) for ids, _, _ in group], [row for _, row, _ in group]).to(device)
+    def take_in(self, columns: Tensor, work: Tensor, state: State) -> None:
+        """Forward tokens [3, N]: their ids, places (-1: nobody's) and rows; work: from kernels_prefill.tiles."""
+        cache, (tokens, places, owners) = cast(KVState, state), columns
 
         def attend(layer: int, qkv: Tensor) -> Tensor:
-            keys, values = state.keys[layer], state.values[layer]
+            keys, values = cache.keys[layer], cache.values[layer]
             kernels_prefill.store(qkv, self.shape, self.rotary, places, owners, keys, values)
             return kernels_prefill.attend(qkv, self.shape, places, work, keys, values)
 
@@ -157,6 +161,15 @@ class GpuTwin(Widened):
         for number, layer in enumerate(self.layers):
             x = layer.forward(x, number, attend)
         return x
+
+
+def _packed(group: list[tuple[Sequence[int], int, int]]) -> tuple[Tensor, Tensor]:
+    """Columns and work for `take_in`, of ids each with its row and first position."""
+    columns = [[i for ids, _, _ in group for i in ids]]  # lists: torch's threads take longer to wake up
+    columns += [[start + at for ids, _, start in group for at in range(len(ids))]]
+    columns += [[row for ids, row, _ in group for _ in ids]]
+    work = kernels_prefill.tiles([len(ids) for ids, _, _ in group], [row for _, row, _ in group])
+    return torch.tensor(columns), work
 
 
 class Joined:

@@ -235,7 +235,8 @@ def _embed(
     if EARLY:
         begin()
         wait()
-    x = tl.load(weight + tl.load(tokens + row * token_row) * D + d, mask=d < D, other=0.0)
+    token = tl.maximum(tl.load(tokens + row * token_row), 0)
+    x = tl.load(weight + token * D + d, mask=d < D, other=0.0)
     if ADD:
         place = tl.maximum(tl.load(places + row * place_row), 0)
         x += tl.load(table + place * D + d, mask=d < D, other=0.0)

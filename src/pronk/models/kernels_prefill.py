@@ -22,7 +22,7 @@ def store(
     values: Tensor,
 ) -> None:
     """Turn queries and keys of tokens qkv [N, ..] by their positions `places` [N], queries in place; keys and values
-    go into their `rows` [N] of this layer's cache."""
+    go into their `rows` [N] of this layer's cache. Nothing of a token at place -1 is kept."""
     H, G, D, _ = shape
     cosine, sine = rotary if rotary is not None else (qkv, qkv)
     _store[(len(qkv),)](
@@ -40,7 +40,8 @@ def _store(
     token = tl.program_id(0).to(tl.int64)
     place, row = tl.load(places + token), tl.load(rows + token)
     h, d = tl.arange(0, BH)[:, None], tl.arange(0, HALF)[None, :]
-    real = (h < H + 2 * G) & (d < D // 2)
+    real = (h < H + 2 * G) & (d < D // 2) & (place >= 0)
+    place = tl.maximum(place, 0)
     at = token * qkv_row + h * D + d
     first, second = _half_pair(qkv, at, real, D)
     turned1, turned2 = first, second
@@ -55,7 +56,8 @@ def _store(
 
 
 def tiles(lengths: list[int], rows: list[int]) -> Tensor:
-    """(first token, tokens, row) of each program's queries, [tiles, 3] int32, for prompts packed in this order."""
+    """(first token, tokens, row) of each program's queries, [tiles, 3] int32, for prompts packed in this order. A row
+    of zeros is a program with nothing to do."""
     found, first = [], 0
     for length, row in zip(lengths, rows):
         found += [(first + at, min(TILE, length - at), row) for at in range(0, length, TILE)]
@@ -86,6 +88,8 @@ def _attend(
     tile, head = tl.program_id(0), tl.program_id(1)
     first, count = tl.load(work + tile * 3), tl.load(work + tile * 3 + 1)
     row = tl.load(work + tile * 3 + 2).to(tl.int64)
+    if count == 0:
+        return
     m, d, n = tl.arange(0, BM), tl.arange(0, HALF), tl.arange(0, BN)
     tokens, real = (first + m).to(tl.int64), d < D // 2
     place = tl.load(places + tokens, mask=m < count, other=0)
