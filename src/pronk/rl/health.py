@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from collections import deque
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
@@ -62,15 +63,21 @@ class Health:
     """Hears of each round's statistics and of its last step's metrics; `words` says what ails the run."""
 
     def __init__(self) -> None:
-        self.rounds: list[dict[str, float]] = []
+        self.first: list[dict[str, float]] = []
+        self.recent: deque[dict[str, float]] = deque(maxlen=2 * MANY)
+        self.watched: list[dict[str, float]] = []  # gold and proxy of all rounds: the peak may lie far back
 
     def hear(self, found: Mapping[str, float]) -> None:
-        self.rounds.append(dict(found))
+        (self.first if len(self.first) < FEW else self.recent).append(dict(found))
+        if "gold/mean" in found:
+            self.watched.append({name: found[name] for name in ("gold/mean", "reward/mean")})
 
     def words(self) -> list[str]:
         """One sentence an ailment, the worst first; none where the run is healthy."""
-        rules = (hacking, runaway, collapsed, flat_groups, cut_answers, blind_critic, too_large, standstill)
-        return [sentence for rule in rules if (sentence := rule(self.rounds))]
+        rules = (runaway, collapsed, flat_groups, cut_answers, blind_critic, too_large, standstill)
+        rounds = [*self.first, *self.recent]
+        said = [hacking(self.watched), *(rule(rounds) for rule in rules)]
+        return [sentence for sentence in said if sentence]
 
 
 def column(rounds: Rows, name: str) -> list[float]:
