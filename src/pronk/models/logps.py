@@ -114,8 +114,8 @@ def logps(output: Output, targets: Tensor, temperature: float = 1.0, dense: bool
         hidden, wanted = output.hidden[keep], targets[keep]
 
     def part(hidden: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-        logits = output.head(hidden).float() / temperature
-        all_logps = logits.log_softmax(-1)
+        logits = output.head(hidden).float()
+        all_logps = (logits / temperature if temperature != 1 else logits).log_softmax(-1)
         entropy = -(all_logps.exp() * all_logps).sum(-1)
         return all_logps.gather(1, wanted[:, None])[:, 0], entropy
 
