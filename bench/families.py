@@ -25,7 +25,7 @@ from pronk.evals.plots import draw, dress
 from pronk.learn.build import TrainConfig, make_learner, pick_precision
 from pronk.learn.losses import cross_entropy
 from pronk.learn.optim import OptimConfig
-from pronk.models.build import build, count
+from pronk.models.build import build, count, eager
 from pronk.models.config import ModelConfig
 from pronk.text.bpe import train as learn_tokenizer
 from pronk.world.tell import stories
@@ -109,7 +109,9 @@ def loss_of(model, rows, args):
     total = 0.0
     for part in rows.split(args.batch):
         part = part.to(args.device)
-        total += cross_entropy(model(part[:, :-1]), Batch(part[:, :-1], part[:, 1:].contiguous()))[0].item()
+        with eager(model):
+            output = model(part[:, :-1])
+        total += cross_entropy(output, Batch(part[:, :-1], part[:, 1:].contiguous()))[0].item()
     return total / rows[:, 1:].numel()
 
 
@@ -172,7 +174,8 @@ def recalled(model, rows, far, args):
     """Share of right answers for each doubling of the distance."""
     right, asked = {}, {}
     for part, distances in zip(rows.split(args.batch), far.split(args.batch)):
-        output = model(part[:, 0].to(args.device))
+        with eager(model):
+            output = model(part[:, 0].to(args.device))
         mine = distances > 0
         said = output.head(output.hidden[mine.to(args.device)]).argmax(-1).cpu()
         for ok, distance in zip((said == part[:, 1][mine]).tolist(), distances[mine].tolist()):

@@ -39,9 +39,8 @@ def test_llama2c_with_a_tokenizer_elsewhere(tmp_path):
     theirs = sentencepiece_file(tmp_path)
     model = make(**SHAPE | {"vocab": theirs.get_piece_size()})
     write_llama2c(tmp_path / "stories.bin", model)
-    (tmp_path / "t").mkdir()
-    write_bin(tmp_path / "t/tokenizer.bin", theirs)
-    convert(tmp_path / "stories.bin", tmp_path / "new", "--tokenizer", tmp_path / "t", "--dtype", "bf16")
+    write_bin(tmp_path / "tok512.bin", theirs)
+    convert(tmp_path / "stories.bin", tmp_path / "new", "--tokenizer", tmp_path / "tok512.bin", "--dtype", "bf16")
     again, its = pronk.load(tmp_path / "new")
     assert all(torch.equal(a, b.bfloat16().float()) for a, b in zip(again.parameters(), model.parameters()))
     assert its.eos == 2

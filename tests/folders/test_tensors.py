@@ -135,6 +135,7 @@ def test_truncated_file_at_any_length(folder):
     for length in (0, 4, 8, 100, len(whole) // 2, len(whole) - 1):
         file.write_bytes(whole[:length])
         refuses(folder, f"{file}: not a whole safetensors file")
+    refuses(folder, "(it ends within tensor model.norm.weight); copy or save it again")
 
 
 def test_garbage_and_absurd_headers(folder):

@@ -16,6 +16,11 @@ from .make import make, tokens
         ({"kv_heads": 3}, "model.heads 4 is not a multiple of model.kv_heads 3"),
         ({"head_dim": 7}, "model.head_dim must be even for rotary positions, not 7"),
         ({"width": 12}, "must be even"),
+        ({"rotary_share": 0.35}, "model.rotary_share 0.35 of 32 dimensions is no even number"),
+        ({"rotary_share": 0.0}, "model.rotary_share 0.0 of 32"),
+        ({"rotary_share": 1.5}, "model.rotary_share 1.5 of 32"),
+        ({"window_every": 0}, "model.window must be 0 or more and model.window_every 1 or more"),
+        ({"positions": "sinusoidal", "width": 33, "heads": 3}, "model.width must be even for sinusoidal positions"),
     ],
 )
 def test_impossible_shape_is_refused(keys, says):
@@ -26,6 +31,16 @@ def test_impossible_shape_is_refused(keys, says):
 def test_vocabulary_must_be_set():
     with pytest.raises(ValueError, match=r"model\.vocab must be set"):
         build(ModelConfig())
+
+
+def test_heads_may_be_odd_where_nothing_turns():
+    assert ModelConfig(vocab=10, width=12, heads=4, positions="learned").head_size == 3
+
+
+def test_windows_of_the_layers():
+    assert ModelConfig(layers=5, window=8).windows == (8, 8, 8, 8, 8)
+    assert ModelConfig(layers=5, window=8, window_every=2).windows == (0, 8, 0, 8, 0)
+    assert ModelConfig(layers=2).windows == (0, 0)
 
 
 def test_heads_do_not_bind_an_lstm():

@@ -26,10 +26,13 @@ CLIPPED = PLAIN.__class__(lr=2e-3, warmup=0, schedule="constant", eps=1e-5, weig
 TWO = {"policy.": CLIPPED, "critic.": PLAIN.__class__(lr=1e-3, warmup=1, eps=1e-5, weight_decay=0.0, clip=0.3)}
 LENGTHS = (9, 8, 9, 7, 3, 2, 4, 2)  # the second rank has far fewer tokens than the first
 ANSWERS = (6, 5, 6, 1, 2, 1)
+PHI = {"norm": "layer", "block": "parallel", "feedforward": "gelu", "positions": "learned", "attention_bias": "all"}
+PHI |= {"head_bias": True, "tied": False, "window": 4}  # all that may have a bias, and learned positions
 CASES = {
     "cross-entropy-decoder": (lambda: model(), CLIPPED, lambda s: text(LENGTHS, s), cross_entropy),
     "cross-entropy-untied": (lambda: model(tied=False), CLIPPED, lambda s: text(LENGTHS, s), cross_entropy),
     "cross-entropy-lstm": (lambda: model("lstm"), CLIPPED, lambda s: text(LENGTHS, s), cross_entropy),
+    "cross-entropy-phi": (lambda: model(**PHI), CLIPPED, lambda s: text(LENGTHS, s), cross_entropy),
     "grpo-decoder": (
         lambda: model(),
         CLIPPED,

@@ -16,7 +16,7 @@ from pronk.models.build import Model, build
 from pronk.models.config import ModelConfig
 from pronk.text.tokenizer import Tokenizer, template_of
 
-FETCHED = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "README.md")
+FETCHED = ("*.json", "model*.safetensors", "*.jinja", "*.txt", "*.model", "README.md")
 EXPECTED = "expected config.json with weights, params.json with consolidated.*.pth, or a .bin file of llama2.c"
 
 
@@ -92,13 +92,13 @@ def tokenizer_for(found: Found, other: str) -> Tokenizer:
 
     A tokenizer that names no end of text gets the one of the model's config.json.
     """
-    place = Path(other) if other and Path(other).is_file() else local(other) if other else found.folder
-    if place.is_file():
+    place = local(other) if other else found.folder
+    if place.name == "tokenizer.json":
         place = place.parent
     if (place / "tokenizer.json").is_file():
         tokenizer = Tokenizer.load(place, _ends(place, found.folder))
     else:
-        made = vocabularies.open_any(place)
+        made = vocabularies.open_file(place) if place.is_file() else vocabularies.open_any(place)
         if made is None:
             raise UserError(f"{place}: no tokenizer there; name a folder, file or hub id that has it with --tokenizer")
         tokenizer = made

@@ -18,6 +18,7 @@ from pronk.models.build import Model
 from pronk.models.heads import Scorer
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+LONGEST_HEADER = 100_000_000  # bytes, safetensors' own limit
 SHARD = 5_000_000_000  # bytes of one file
 HARMLESS = (  # tables that older folders carry
     *("rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias", ".attn.attention.bias", ".attn.attention.masked_bias"),
@@ -134,4 +135,19 @@ def opened(path: Path) -> Any:
     try:
         return safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: not a whole safetensors file ({error}); copy or save it again") from None
+        lost = first_lost(path)
+        why = f"it ends within tensor {lost}" if lost else str(error)
+        raise UserError(f"{path}: not a whole safetensors file ({why}); copy or save it again") from None
+
+
+def first_lost(path: Path) -> str:
+    """The first tensor that a truncated file does not hold whole; empty where its header does not say."""
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(min(length, LONGEST_HEADER)))
+        room = path.stat().st_size - 8 - length
+        ends = {name: one["data_offsets"][1] for name, one in header.items() if name != "__metadata__"}
+        return min((name for name, end in ends.items() if end > room), key=ends.__getitem__, default="")
+    except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+        return ""

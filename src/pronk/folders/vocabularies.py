@@ -34,14 +34,19 @@ SAMPLES = (
 
 def open_any(folder: Path) -> Tokenizer | None:
     """The tokenizer of a folder that has no tokenizer.json; None where nothing there is one."""
-    model = folder / "tokenizer.model"
-    if model.is_file():
-        return tiktoken_ranks(model) if is_ranks(model) else sentencepiece_model(model)
-    if (folder / "tokenizer.bin").is_file():
-        return llama2c(folder / "tokenizer.bin")
+    for name in ("tokenizer.model", "tokenizer.bin"):
+        if (folder / name).is_file():
+            return open_file(folder / name)
     if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
         return gpt2(folder)
     return None
+
+
+def open_file(path: Path) -> Tokenizer:
+    """The tokenizer in one file: llama2.c's where its name ends in .bin, else tiktoken's or SentencePiece's."""
+    if path.suffix == ".bin":
+        return llama2c(path)
+    return tiktoken_ranks(path) if is_ranks(path) else sentencepiece_model(path)
 
 
 # ── SentencePiece
