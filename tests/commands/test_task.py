@@ -50,9 +50,9 @@ def test_some_answers_slip(tmp_path, capsys):
     pronk("task", "arithmetic", "--out", tmp_path, "--worked", 200, "--prompts", 5, "--test", 5, "--slips", 0.3)
     shown = [row["messages"][1]["content"] for row in rows(tmp_path / "sft.jsonl")]
     right = [row["text"].partition("\n")[2] for row in rows(tmp_path / "text.jsonl")]
-    assert 40 < sum(a != b for a, b in zip(shown, right)) < 80
+    assert 80 < sum(a != b for a, b in zip(shown, right)) < 170
     assert "only arithmetic" in fails(capsys, "task", "copying", "--slips", 0.5)
-    assert "--slips 2: give a share" in fails(capsys, "task", "arithmetic", "--slips", 2)
+    assert "--slips 2: give a rate" in fails(capsys, "task", "arithmetic", "--slips", 2)
 
 
 def test_evaluation_counts_right_answers_by_level(here, tmp_path, capsys, monkeypatch):

@@ -102,16 +102,18 @@ def test_what_is_written_is_read_again():
             assert read(write(problem)) == problem
 
 
-def test_a_slip_makes_one_column_wrong_and_the_rest_follow():
-    """The answer is wrong, one column is false by one, and what comes after is true of the numbers that it is given."""
+def test_slips_make_columns_wrong_by_one_and_the_rest_follows():
+    """The last line says what the columns came to; only slips that cancel each other leave the answer right."""
+    slips = lucky = 0
     for prompt in TASK.prompts("train", 500, seed=4):
-        for seed in range(3):
-            text = TASK.slipped(prompt, seed).messages[-1].content
-            assert TASK.grade(answered(prompt, text)) == 0.0
-            *lines, last = text.split("\n")
-            false = [line for line in lines if eval(line.split("=")[0]) != int(line.split("=")[1])]
-            assert 1 <= len(false) <= 2  # the column, and the line that sums its columns up
-            assert last == f"#### {lines[-1].split('=')[1]}"
-            off = [abs(eval(line.split("=")[0]) - int(line.split("=")[1])) for line in false]
-            assert 1 in off
-    assert len({TASK.slipped(prompt, seed).messages[-1].content for seed in range(20)}) > 1
+        text, right = (made.messages[-1].content for made in (TASK.slipped(prompt, 0.3), TASK.worked(prompt)))
+        graded = TASK.grade(answered(prompt, text))
+        assert graded == 1.0 or text != right
+        lucky += graded == 1.0 and text != right
+        *lines, last = text.split("\n")
+        assert last == f"#### {lines[-1].split('=')[1]}"
+        off = [abs(eval(line.split("=")[0]) - int(line.split("=")[1])) for line in lines]
+        assert (1 in off) == (text != right)
+        slips += text != right
+    assert 200 < slips < 400 and lucky < 10
+    assert all(TASK.slipped(prompt, 0.0) == TASK.worked(prompt) for prompt in TASK.prompts("train", 20))

@@ -6,12 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pronk.data.encode import place_of
 from pronk.data.records import Conversation, Prompt
 from pronk.errors import UserError
 from pronk.tasks.arithmetic import Arithmetic
 from pronk.tasks.table import TASKS
-from pronk.tasks.task import Task
 
 BARE = ("settings", "task")
 
@@ -36,7 +34,7 @@ class Config:
     levels: tuple[str, ...] = ()
     """only these levels of difficulty; none = all"""
     slips: float = 0.0
-    """arithmetic: share of the answers in sft.jsonl whose author slipped, so that one line and its result are wrong"""
+    """arithmetic: how often a column of an answer in sft.jsonl is wrong by one, as by a careless author"""
     seed: int = 0
 
 
@@ -44,13 +42,15 @@ def run(config: Config) -> None:
     if min(config.worked, config.prompts, config.test) < 1:
         raise UserError("--worked, --prompts and --test must each be at least 1")
     if not 0 <= config.slips <= 1:
-        raise UserError(f"--slips {config.slips:g}: give a share from 0 to 1")
+        raise UserError(f"--slips {config.slips:g}: give a rate from 0 to 1")
     task, out = TASKS[config.task], Path(config.out)
     if config.slips and not isinstance(task, Arithmetic):
         raise UserError(f"--slips: only arithmetic has answers that slip, not {config.task}")
     learned = task.prompts("train", config.worked, config.seed, config.levels)
     worked = [task.worked(prompt) for prompt in learned]
-    shown = [slip_or_not(config, task, prompt) for prompt in learned]
+    shown = worked
+    if config.slips and isinstance(task, Arithmetic):
+        shown = [task.slipped(prompt, config.slips, config.seed) for prompt in learned]
     prompts = task.prompts("train", config.prompts, config.seed + 1, config.levels)
     test = task.prompts("test", config.test, config.seed, config.levels)
     out.mkdir(parents=True, exist_ok=True)
@@ -59,12 +59,6 @@ def run(config: Config) -> None:
     write(out / "prompts.jsonl", map(row, prompts))
     write(out / "test.jsonl", map(row, test))
     print(f"task: {len(worked):,} worked, {len(prompts):,} prompts and {len(test):,} of the test side are in {out}")
-
-
-def slip_or_not(config: Config, task: Task, prompt: Prompt) -> Conversation:
-    """A worked answer, or one with a slip; which of them, the prompt and the seed decide."""
-    slips = place_of(f"{config.seed}/{prompt.messages[-1].content}") < config.slips
-    return task.slipped(prompt, config.seed) if slips and isinstance(task, Arithmetic) else task.worked(prompt)
 
 
 def conversation(one: Conversation) -> dict[str, Any]:

@@ -42,12 +42,9 @@ class Arithmetic:
         """The prompt with a worked answer: one line a step, as on paper, then the mark and the answer."""
         return self._written(prompt, None)
 
-    def slipped(self, prompt: Prompt, seed: int = 0) -> Conversation:
-        """The same by someone who slips once: one line is wrong by one, and so is all that follows from it."""
-        none = Slip(-1)
-        self._written(prompt, none)
-        draw = random.Random(f"slip/{prompt.messages[-1].content}/{seed}")
-        return self._written(prompt, Slip(draw.randrange(none.seen)))
+    def slipped(self, prompt: Prompt, rate: float, seed: int = 0) -> Conversation:
+        """The same by a careless author: each column is wrong by one at this rate, and what follows goes on from it."""
+        return self._written(prompt, Slip(rate, random.Random(f"slip/{prompt.messages[-1].content}/{seed}")))
 
     def _written(self, prompt: Prompt, slip: "Slip | None") -> Conversation:
         lines, value = steps(read(prompt.messages[-1].content.removesuffix("=?")), slip)
@@ -186,13 +183,12 @@ def column(sign: str, x: int, y: int, carry: int, slip: "Slip | None") -> tuple[
 
 
 class Slip:
-    """Is wrong by one in the column of this number, once; what comes after follows from what was written."""
+    """Writes a column's result, now and then wrong by one."""
 
-    def __init__(self, place: int) -> None:
-        self.place, self.seen = place, 0
+    def __init__(self, rate: float, draw: random.Random) -> None:
+        self.rate, self.draw = rate, draw
 
     def __call__(self, result: int) -> int:
-        self.seen += 1
-        if self.seen - 1 != self.place:
+        if self.draw.random() >= self.rate:
             return result
         return result + 1 if result % 10 < 9 else result - 1
