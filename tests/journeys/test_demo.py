@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import sys
 from html.parser import HTMLParser
@@ -123,3 +124,26 @@ def test_once_more_takes_what_is_done(demo, capsys):
     assert again["align"] == facts["align"]
     said = fails(capsys, "demo", "--out", demo[0], *WORDS, "--pretrain-steps", 30)
     assert "--out" in said
+
+
+def test_a_person_votes_in_the_middle_and_the_demo_goes_on_with_the_votes(tmp_path):
+    from pronk.feedback.simulate import Guest
+
+    from .make import start
+
+    process = start("demo", *WORDS, "--human", "--out", tmp_path / "out", env={**os.environ, "BROWSER": "true"})
+    heard = []
+    for line in process.stdout:
+        heard.append(line)
+        if line.startswith("feedback: the page is at "):
+            break
+    ada = Guest(line.split()[-1], "ada")
+    for number in range(20):
+        ada.answer(f"vote-{number:06d}", showing=ada.next()["id"], choice=("left", "right")[number % 2], strength=3)
+    ada.post("/api/finish")
+    rest = process.stdout.read()
+    assert process.wait() == 0, "".join(heard)[-2000:] + rest[-3000:]
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert "20 votes of a person" in report["align"]["reward_kind"] and report["seconds"]["compare"] > 0
+    assert len((tmp_path / "out" / "votes" / "comparisons.jsonl").read_text().splitlines()) == 20
+    assert (tmp_path / "out" / "rl" / "model" / "model.safetensors").exists()

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from pronk.commands import pretrain, rl, sft
+from pronk.commands import dpo, feedback, human, pretrain, rl, sft
 from pronk.commands.tokenizer import VocabularyConfig
 from pronk.data.encode import encode_prompt
 from pronk.data.records import Message
@@ -46,6 +46,8 @@ class Config:
     seed: int = 0
     embed: bool = False
     """reward the similarity of a story to the word "cat" (MiniLM, needs [embed]) instead of being about one"""
+    human: bool = False
+    """stop for twenty votes of yours on its stories, in the browser, and learn from them instead of telling of cats"""
     stories: int = 6_000
     """stories to pretrain on"""
     requests: int = 19_000
@@ -63,19 +65,31 @@ class Config:
 
 def run(config: Config) -> None:
     out, clock = Path(config.out), Clock()
+    if config.human:
+        feedback.check_installed()  # now, and not in three minutes
     with clock.stage("world"):
         write_world(config, out / "world")
     with clock.stage("pretrain", "Pretraining: it reads stories and learns to continue them"):
         pretrain.run(pretraining(config, out))
     with clock.stage("sft", "Instruction tuning: it learns to tell the story that is asked for"):
         sft.run(tuning(config, out))
-    with clock.stage("align", "Alignment: its own stories are scored, and it learns to tell of cats"):
-        rl.run(aligning(config, out))
+    align(config, out, clock)
     with clock.stage("evaluate", "Measuring"):
         facts = measure(config, out)
     facts |= {"seconds": clock.seconds, "seed": config.seed, "hardware": hardware()}
     write_report(out, facts)
     say_end(out, facts)
+
+
+def align(config: Config, out: Path, clock: "Clock") -> None:
+    """By the checker's verdict on its stories, or by the votes of whoever sits here."""
+    if not config.human:
+        with clock.stage("align", "Alignment: its own stories are scored, and it learns to tell of cats"):
+            return rl.run(aligning(config, out))
+    with clock.stage("compare", f"Your turn: which story is better? {human.VOTES} votes, in your browser"):
+        feedback.run(human.comparing(out, config.seed))
+    with clock.stage("align", "Alignment: it learns from your votes (DPO)"):
+        dpo.run(human.learning(out, config.seed, LENGTH))
 
 
 class Clock:
@@ -181,10 +195,7 @@ def measure(config: Config, out: Path) -> dict[str, Any]:
     told, free_before, free_after = tell(before, asked_q), tell(before, free_q), tell(after, free_q)
     kl, kl_error = measures.kl_per_sequence(after, before, free_q[:: max(1, len(free_q) // 250)], stop, config.seed)
     align = {
-        "reward_kind": "3 × MiniLM similarity of the story to “cat”, or to the animal that was asked for, "
-        "+ 0.4 × “well formed”"
-        if config.embed
-        else "0.6 × “about a cat, unless another animal was asked for” + 0.4 × “well formed”",
+        "reward_kind": reward_kind(config),
         "cat_rate_before": measures.about_rate(free_before, "cat"),
         "cat_rate_after": measures.about_rate(free_after, "cat"),
         "named_kept_before": measures.subject_rate(tell(before, named_q), named_q),
@@ -220,6 +231,15 @@ def measure(config: Config, out: Path) -> dict[str, Any]:
         "runs": {"pretrain": str(out / "pretrain"), "sft": str(out / "sft"), "align": str(out / "rl")},
         "model": str(out / "rl" / "model"),
     }
+
+
+def reward_kind(config: Config) -> str:
+    """What alignment goes by, in words."""
+    if config.human:
+        return f"{human.VOTES} votes of a person on pairs of its stories"
+    if config.embed:
+        return "3 × MiniLM similarity of the story to “cat”, or to the animal that was asked for, + 0.4 × “well formed”"
+    return "0.6 × “about a cat, unless another animal was asked for” + 0.4 × “well formed”"
 
 
 def questions(tokenizer: Tokenizer, rows: list[tuple[str, Wish]]) -> list[measures.Question]:

@@ -87,6 +87,12 @@ class Config:
 
 
 def run(config: Config) -> None:
+    check_installed()
+    ACTIONS[config.action](config)
+
+
+def check_installed() -> None:
+    """Raises UserError where the page's libraries are missing."""
     try:
         import alembic  # noqa: F401
         import fastapi  # noqa: F401
@@ -94,7 +100,6 @@ def run(config: Config) -> None:
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise UserError(f"{error.name} is not installed: pip install 'pronk[feedback]'") from None
-    ACTIONS[config.action](config)
 
 
 def collect(config: Config) -> None:

@@ -19,6 +19,7 @@ PARTS = {  # seconds of facts, and how the page calls them; the page's order
     "prepare": "prepare data",
     "pretrain": "pretraining",
     "sft": "instruction tuning",
+    "compare": "your votes",
     "align": "alignment",
     "evaluate": "evaluation",
 }
