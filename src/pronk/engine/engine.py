@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pronk.engine.memory import affordable
 from pronk.engine.philox import derive
-from pronk.engine.quick import Runs, has_kernels, quicken
+from pronk.engine.quick import Quick, Runs, has_kernels, quicken
 from pronk.engine.rows import Rows
 from pronk.engine.scheduler import Scheduler
 from pronk.engine.sequence import Completion, Piece, Request, Sampling
@@ -130,7 +130,8 @@ class Engine:
         real = torch.arange(width) < torch.tensor([[len(row)] for row in ids])
         device = self.model.embed.weight.device
         targets = padded.masked_fill(~real, IGNORE)[:, 1:].to(device)
-        output = self._runs(padded[:, :-1].to(device))
+        whole = self.model if isinstance(self._runs, Quick) else self._runs  # on a GPU, stand-ins only decode
+        output = whole(padded[:, :-1].to(device))
         numbers = logps(output, targets, temperature)[0].tolist() if width > 1 else [[]] * len(ids)
         return [line[: len(row) - 1] for line, row in zip(numbers, ids)]
 
