@@ -46,6 +46,14 @@ from pronk.world.tell import requests, stories
 
 SHAPE = ModelConfig(vocab=256, width=128, layers=4, heads=4, kv_heads=2, context=256)
 LSTM = ModelConfig(family="lstm", vocab=256, width=128, layers=2, context=256)
+GPT = {"norm": "layer", "feedforward": "gelu", "attention_bias": "all"}
+KIN = {
+    "neo": replace(SHAPE, **GPT | {"kv_heads": 0, "positions": "learned", "attention_scaled": False, "window": 12}),
+    "mistral": replace(SHAPE, window=16, window_every=2),
+    "phi": replace(SHAPE, **GPT | {"block": "parallel", "rotary_share": 0.5, "head_bias": True, "tied": False}),
+    "qwen3": replace(SHAPE, qk_norm=True, head_dim=48),
+    "gru with attention": replace(LSTM, family="gru", recurrent_attention=True),
+}
 PRECISIONS = {"fp32": "highest", "tf32": "high"}
 
 
@@ -83,7 +91,7 @@ def gpu_equals_cpu():
     """Logits of one set of weights on both, float32 without TF32."""
     torch.backends.cudnn.allow_tf32 = False  # of LSTMs
     found = {}
-    for name, shape in {"decoder": SHAPE, "lstm": LSTM}.items():
+    for name, shape in ({"decoder": SHAPE, "lstm": LSTM} | KIN).items():
         model, tokens = build(shape, seed=0), text().tokens
         wanted = head_math.logits(model, tokens)
         found[name] = relative(head_math.logits(model.to("cuda"), tokens.cuda()).cpu(), wanted)

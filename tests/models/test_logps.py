@@ -65,6 +65,19 @@ def test_a_frozen_head_costs_no_gradient_and_changes_none(targets, chunk):
     assert out.head.weight.grad is not None and frozen.head.weight.grad is None
 
 
+@pytest.mark.parametrize("dense", [False, True], ids=["kept", "dense"])
+def test_a_biased_head_learns_its_bias(targets, chunk, dense):
+    """Phi's: the sum and all three gradients as the plain formula gives them."""
+    out = Output(random(B, T, D).requires_grad_(), Head(V, D, biased=True))
+    out.head.weight.data, out.head.bias.data = random(V, D, seed=1), random(V, seed=2)
+    parts = [out.hidden, out.head.weight, out.head.bias]
+    total, _ = cross_entropy(out, targets, dense)
+    plain = F.cross_entropy(out.head(out.hidden).flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="sum")
+    assert gap(total, plain) < 1e-5
+    for one, other in zip(torch.autograd.grad(total, parts), torch.autograd.grad(plain, parts)):
+        assert gap(one, other) < 1e-5
+
+
 def picked(all_logps, targets):
     found = all_logps.gather(-1, targets.clamp(min=0)[..., None])[..., 0]
     return torch.where(targets == IGNORE, 0.0, found)
