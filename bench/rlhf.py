@@ -32,6 +32,7 @@ ALGORITHMS = {
     "grpo": ("--optim.lr", "6e-4"),
     "ppo": ("--optim.lr", "3e-4", "--rl.epochs", "2", "--rollout.minibatch", "48"),
 }
+MUON = ("--optim.optimizer", "muon", "--optim.lr", 2e-3, "--optim.adam-lr", 2e-3)  # AdamW hardly learns (LOG.md)
 LOOKS = {"reinforce": ("#0072b2", "o"), "rloo": ("#56b4e9", "s"), "grpo": ("#009e73", "^"), "ppo": ("#d55e00", "D")}
 
 
@@ -45,7 +46,7 @@ class Study:
 
     def __init__(self, model, prompts, out, seed, toy):
         self.folder, self.prompts_file, self.out, self.seed = model, prompts, Path(out), seed
-        self.votes, self.rounds, self.asked, self.n = (40, 2, 12, 4) if toy else (10_000, 50, 400, 64)
+        self.votes, self.rounds, self.asked, self.n = (40, 2, 12, 4) if toy else (10_000, 40, 400, 64)
         self.device = pick_device("auto")
         self.first, self.tokenizer = load(model, self.device)
         found = list(read_prompts(prompts))
@@ -58,7 +59,7 @@ class Study:
             pairs = out / "pairs.jsonl"
             words = ("--model", self.folder, "--prompts", self.prompts_file, "--votes", self.votes, "--seed", self.seed)
             pronk("annotate", *words, "--out", pairs, "--max-tokens", 144, *how)
-            words = ("--model", self.folder, "--data", pairs, "--epochs", 2, "--optim.lr", 2e-4, "--train.seed", self.seed)
+            words = ("--model", self.folder, "--data", pairs, "--epochs", 2, *MUON, "--train.seed", self.seed)
             pronk("reward", *words, "--out", out / "reward")
         return out / "reward" / "model"
 
@@ -146,7 +147,7 @@ def honest(study):
 
     row("first model", study.judged(study.folder, scorer))
     for algorithm in ALGORITHMS:
-        out = study.align("honest", algorithm, folder, 0.15)
+        out = study.align("honest", algorithm, folder, 0.5)
         curves[algorithm] = curve(out)
         row(algorithm, study.judged(out / "model", scorer) | {"utility at KL 4": at(2.0, curves[algorithm])})
     points = []
@@ -165,7 +166,7 @@ def honest(study):
 def exploited(study):
     """The same with dazzled annotators and almost no KL: the proxy rises, the truth falls."""
     folder = study.learn_rewards("dazzled", "--dazzled", 1.5)
-    return curve(study.align("dazzled", "reinforce", folder, 0.02))
+    return curve(study.align("dazzled", "reinforce", folder, 0.05))
 
 
 def draw(out):
