@@ -46,7 +46,7 @@ class Study:
 
     def __init__(self, model, prompts, out, seed, toy):
         self.folder, self.prompts_file, self.out, self.seed = model, prompts, Path(out), seed
-        self.votes, self.rounds, self.asked, self.n = (40, 2, 12, 4) if toy else (10_000, 40, 400, 64)
+        self.votes, self.rounds, self.asked, self.n = (40, 2, 12, 4) if toy else (6000, 36, 300, 64)
         self.device = pick_device("auto")
         self.first, self.tokenizer = load(model, self.device)
         found = list(read_prompts(prompts))
