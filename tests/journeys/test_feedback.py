@@ -34,7 +34,7 @@ class Both(BaseHTTPRequestHandler):
         if self.path == "/v1/score":
             scores = [len(talk[-1]["content"]) for talk in asked["conversations"]]
             return self.reply({"data": [{"index": n, "score": float(s)} for n, s in enumerate(scores)]})
-        message = {"content": told()[asked["seed"] % 97]}
+        message = {"content": sorted(told(), key=len)[asked["seed"] % 31]}
         return self.reply({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]})
 
     def log_message(self, *words):
@@ -167,3 +167,29 @@ def test_ctrl_c_ends_the_page_calmly(raised, tmp_path):
     process.send_signal(signal.SIGINT)
     said, _ = process.communicate(timeout=30)
     assert process.returncode == 0 and "everything is in" in said and "Traceback" not in said
+
+
+def test_the_loop_closes(raised, collected, tmp_path, capsys):
+    """Votes become a reward model and a new model, and the new one stands against the old one on the same page."""
+    data = ("--model", raised.model, "--data", collected / "comparisons.jsonl")
+    few = (
+        "--validation",
+        0.4,
+        "--train.batch",
+        2,
+        "--train.length",
+        192,
+        "--train.device",
+        "cpu",
+        "--train.precision",
+        "fp32",
+    )
+    pronk("reward", *data, *few, "--out", tmp_path / "reward")
+    pronk("dpo", *data, *few, "--out", tmp_path / "new")
+    capsys.readouterr()
+    pair = ("--model", tmp_path / "new" / "model", "--model", raised.model)
+    words = ("--simulate", 1, "--votes", 4, "--pick.evaluation", 0, "--pick.repeat", 0)
+    pronk("feedback", *pair, "--prompts", raised.prompts, *FEW, *words, "--out", tmp_path / "again")
+    assert f"{tmp_path / 'new' / 'model'} " in capsys.readouterr().out
+    (duel,) = json.loads((tmp_path / "again" / "stats.json").read_text())["duels"]
+    assert duel["votes"] == 4 and duel["low"] < duel["rate"] < duel["high"]
