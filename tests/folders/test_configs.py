@@ -87,6 +87,50 @@ def test_llama_options_we_lack_are_refused_by_name(tmp_path, keys, says):
     refuses(tmp_path, LLAMA | keys, says)
 
 
+NEO = {"architectures": ["GPTNeoForCausalLM"], "vocab_size": 100, "hidden_size": 32, "num_layers": 4, "num_heads": 4}
+
+
+@pytest.mark.parametrize(
+    ("types", "window", "every"),
+    [
+        (None, 256, 2),
+        ([[["global", "local"], 2]], 256, 2),
+        ([[["local"], 4]], 256, 1),
+        ([[["global"], 4]], 0, 1),
+        ([[["global"], 2], [["local"], 1], [["global"], 1]], 256, 3),
+    ],
+)
+def test_kinds_of_gpt_neos_layers(tmp_path, types, window, every):
+    keys = NEO if types else NEO | {"num_layers": 24}
+    config = from_json(keys | ({"attention_types": types} if types else {}), tmp_path)
+    assert (config.window, config.window_every) == (window, every)
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        (
+            NEO | {"attention_types": [[["global", "local"], 3]]},
+            'attention_types is [[["global", "local"], 3]], expected 4',
+        ),
+        (NEO | {"attention_types": [[["local"], 2], [["global"], 2]]}, "expected 4 layers, each n-th of them local"),
+        (NEO | {"attention_types": 7}, "attention_types is 7, expected a list like"),
+        (NEO | {"num_layers": 10**9}, "num_layers is 1000000000, expected at most 1000"),
+        (NEO | {"window_size": 0}, "window_size is 0, expected at least 1"),
+        (NEO | {"activation_function": "relu"}, 'activation_function = "relu" is not supported, only "gelu_new"'),
+        (LLAMA | {"sliding_window": 5}, "sliding_window = 5 is not supported, only null"),
+        (LLAMA | {"architectures": ["Qwen3ForCausalLM"], "use_sliding_window": True}, "use_sliding_window = true"),
+        (LLAMA | {"architectures": ["Qwen3ForCausalLM"], "layer_types": ["sliding_attention"]}, "layer_types is not"),
+        (LLAMA | {"architectures": ["PhiForCausalLM"], "qk_layernorm": True}, "qk_layernorm = true is not supported"),
+        (LLAMA | {"architectures": ["MistralForCausalLM"], "sliding_window": -1}, "sliding_window is -1"),
+        ({"architectures": ["GPT2LMHeadModel"], "vocab_size": 9, "scale_attn_weights": False}, "scale_attn_weights"),
+        ({"architectures": ["OpenAIGPTLMHeadModel"], "vocab_size": 9, "afn": "silu"}, 'afn = "silu" is not supported'),
+    ],
+)
+def test_options_of_other_families_that_we_lack(tmp_path, values, says):
+    refuses(tmp_path, values | ({"hidden_act": "gelu_new"} if "Phi" in values["architectures"][0] else {}), says)
+
+
 @pytest.mark.parametrize(
     ("keys", "says"),
     [

@@ -104,6 +104,8 @@ def test_metas_folder_that_is_wrong(tmp_path):
     del part["norm.weight"]
     torch.save(part, tmp_path / "lost/consolidated.01.pth")
     refuses(tmp_path / "lost", "consolidated.01.pth: tensor norm.weight is not in every shard")
+    write_meta(tmp_path / "huge", model, n_layers=10**9)
+    refuses(tmp_path / "huge", "params.json: the model's layers is 1000000000, expected at most 10000")
     (tmp_path / "lost/params.json").write_text("{}")
     torch.save({"norm.weight": torch.ones(3)}, tmp_path / "lost/consolidated.00.pth")
     (tmp_path / "lost/consolidated.01.pth").unlink()

@@ -31,6 +31,7 @@ GPT2_ALLOWS: dict[str, tuple[Any, ...]] = SHARED | {
     "add_cross_attention": (False,),
 }
 PHI_ALLOWS: dict[str, tuple[Any, ...]] = SHARED | {"hidden_act": GELU, "qk_layernorm": (False,)}
+MOST_LAYERS = 1000  # whose kinds a config may list one by one
 QWEN_ALLOWS = ROTARY | {"use_sliding_window": (False,)}
 
 
@@ -251,6 +252,8 @@ def _read_neo(keys: Keys) -> dict[str, Any]:
 
 def _read_kinds(keys: Keys, layers: int) -> dict[str, int]:
     """attention_types [[["global", "local"], 12]] = 12 times a global layer and a local one."""
+    if layers > MOST_LAYERS:
+        raise keys.wrong("num_layers", layers, f"at most {MOST_LAYERS}")
     types = keys.values.get("attention_types") or [[["global", "local"], 12]]
     try:
         kinds = [kind for pattern, times in types for kind in list(pattern) * min(int(times), layers)]

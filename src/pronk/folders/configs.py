@@ -67,7 +67,7 @@ def from_json(values: Mapping[str, Any], file: Path) -> ModelConfig:
         raise
     except (ValueError, ArithmeticError) as error:
         raise UserError(f"{file}: {error}") from error
-    _check_sizes(config, file)
+    check_sizes(config, file)
     return config
 
 
@@ -97,7 +97,7 @@ def _field(keys: Keys, name: str, kind: Any) -> Any:
     return readers[kind](name) if kind in readers else ""  # the preset: only a name, and its row is written out
 
 
-def _check_sizes(config: ModelConfig, file: Path) -> None:
+def check_sizes(config: ModelConfig, file: Path) -> None:
     """No number of a config may make us loop or allocate without end."""
     for name in ("vocab", "width", "layers", "heads", "context", "rope_theta", "rope_factor", "rope_original"):
         if getattr(config, name) <= 0:

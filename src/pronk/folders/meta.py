@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pronk.errors import UserError
+from pronk.folders.configs import check_sizes
 from pronk.folders.keys import Keys
 from pronk.folders.names import Place, Rename
 from pronk.folders.pickled import tensors_of
@@ -86,7 +87,7 @@ def read_config(folder: Path, embedding: list[Stored], tied: bool) -> ModelConfi
     eps = keys.number("norm_eps", 1e-5)
     context = 131_072 if scaled else 8192 if rope["rope_theta"] > 10_000 else 2048 if eps < 1e-5 else 4096
     try:
-        return ModelConfig(
+        config = ModelConfig(
             vocab=vocab,
             width=width,
             layers=layers,
@@ -99,8 +100,10 @@ def read_config(folder: Path, embedding: list[Stored], tied: bool) -> ModelConfi
             tied=tied,
             **rope,
         )
-    except ValueError as error:
+    except (ValueError, ArithmeticError) as error:
         raise UserError(f"{file}: {error}") from error
+    check_sizes(config, file)
+    return config
 
 
 def _shapes(config: ModelConfig) -> dict[str, list[int]]:
