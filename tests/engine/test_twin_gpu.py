@@ -13,7 +13,7 @@ from pronk.engine.twin_gpu import GpuTwin, Widened, known
 from .make import V, make, prompts
 
 SHAPES = {
-    "gqa": {"kv_heads": 2},
+    "gqa, qk-norm": {"kv_heads": 2, "qk_norm": True},
     "mqa, untied": {"kv_heads": 1, "tied": False},
     "single, own head size": {"feedforward": "swiglu-single", "head_dim": 12},
     "gpt-neo, ring": {

@@ -65,7 +65,7 @@ SHAPES = {"gqa": (4, 2, 32), "mqa": (3, 1, 24), "mha": (2, 2, 48)}
 
 
 def cache(shape, rows=4, columns=300):
-    _, kv_heads, size, _ = shape
+    _, kv_heads, size, *_ = shape
     return noise(rows, kv_heads, columns, size, seed=7), noise(rows, kv_heads, columns, size, seed=8)
 
 
@@ -76,7 +76,7 @@ def tables(size, columns=300):
 
 def parts_of(qkv, shape, rotary, place):
     """Query, key and value [heads, size] of one token, turned."""
-    heads, kv_heads, size, _ = shape
+    heads, kv_heads, size, *_ = shape
     q, k, v = qkv.view(-1, size).split([heads, kv_heads, kv_heads])
     if rotary is not None:
         cosine, sine = (table[place : place + 1] for table in rotary)
@@ -89,7 +89,7 @@ def parts_of(qkv, shape, rotary, place):
 def test_decode_attention(shape, rotary, parts):
     """Rows of unequal length and one that nobody is in; only live columns are read, one is written."""
     shape = kernels_attention.Heads(*shape, 0.3)
-    heads, kv_heads, size, scale = shape
+    heads, kv_heads, size, scale, _ = shape
     places = torch.tensor([[0], [-1], [287], [5]], device=DEVICE)
     qkv, (keys, values) = noise(4, (heads + 2 * kv_heads) * size, seed=1), cache(shape)
     turn = tables(size) if rotary else None
@@ -136,7 +136,7 @@ def test_decode_attention_over_a_ring(parts):
 def test_packed_prefill(shape, rotary):
     """Prompts of unequal length one after another, one of them the continuation of what its row holds."""
     shape = kernels_attention.Heads(*shape, 0.3)
-    heads, kv_heads, size, scale = shape
+    heads, kv_heads, size, scale, _ = shape
     lengths, rows, starts = [1, 70, 20], [3, 0, 2], [0, 0, 40]
     qkv = noise(sum(lengths), (heads + 2 * kv_heads) * size, seed=1)
     plain = qkv.clone()

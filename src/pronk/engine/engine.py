@@ -74,6 +74,7 @@ class Engine:
         a list, each prompt's seed is its own. Raises UserError for prompts that are empty, too long or not this
         model's ids.
         """
+        self._refresh()  # first: a GPU copies while the host reads
         requests = self.requests(prompts, sampling)
         live = [request for request in requests if request.sampling.max_tokens]
         with _resting(self.model), self._borrowed(live) as room:
@@ -96,6 +97,7 @@ class Engine:
         if not request.sampling.max_tokens:
             yield Piece("", [], [], "length")
             return
+        self._refresh()
         text = cast(TextStream, request.text)
         with self._borrowed([request]) as room:
             scheduler, told = Scheduler(room), 0
@@ -139,6 +141,7 @@ class Engine:
     def scheduler(self, stops: int = 8) -> Iterator[Scheduler]:
         """A scheduler over all slots and the whole context, for `requests` that come and go at any time (a server).
         stops: the most stop ids of one. The engine's other methods may be used meanwhile, from the same thread."""
+        self._refresh()
         longest = Request([0], Sampling(stop=tuple(range(stops))), 0, self.context - 1)
         with _resting(self.model), self._borrowed([longest] * self.slots) as room:
             yield Scheduler(room)
@@ -216,10 +219,13 @@ class Engine:
 
     # ── memory
 
+    def _refresh(self) -> None:
+        """Have what runs take the weights as they are now."""
+        self._runs = quicken(self.model, self._runs)
+
     @contextmanager
     def _borrowed(self, requests: Sequence[Request]) -> Iterator[Room]:
         """A room large enough; the last one again where it is free and large enough."""
-        self._runs = quicken(self.model, self._runs)
         exact = self.exact
         slots = self.slots if exact else max(1, min(self.slots, len(requests)))
         most = max((request.last for request in requests), default=0)

@@ -26,7 +26,7 @@ KNOBS = {
     *("preset", "family", "vocab", "width", "layers", "heads", "kv_heads", "head_dim", "norm", "feedforward"),
     *("ffn_dim", "ffn_dim_multiplier", "multiple_of", "context", "norm_eps", "rope_theta", "rope_factor", "rope_low"),
     *("rope_high", "rope_original", "attention_bias", "attention_scaled", "window", "window_every", "positions"),
-    *("tied", "dropout"),
+    *("qk_norm", "tied", "dropout"),
 }
 WIDE = 64  # the library's product is several times slower where the vocabulary is not a multiple of 8
 
@@ -82,7 +82,7 @@ class GpuTwin(Widened):
         super().__init__(model)
         c = model.config
         scale = c.head_size**-0.5 if c.attention_scaled else 1.0
-        self.shape = kernels_attention.Heads(c.heads, c.key_heads, c.head_size, scale)
+        self.shape = kernels_attention.Heads(c.heads, c.key_heads, c.head_size, scale, c.norm_eps)
         self.rotary: tuple[Tensor, Tensor] | None = None
         if c.positions == "rotary":
             with model.embed.weight.device:
@@ -106,7 +106,7 @@ class GpuTwin(Widened):
 
         def attend(layer: int, qkv: Tensor) -> Tensor:
             given = (self.shape, self.rotary, positions, cache.keys[layer], cache.values[layer], parts)
-            return kernels_attention.decode(qkv, *given)
+            return kernels_attention.decode(qkv, *given, self.layers[layer].gains)
 
         x = self._through(self._embedded(tokens, positions), attend)
         norm = cast(nn.RMSNorm | nn.LayerNorm, self._of.norm)
@@ -146,7 +146,8 @@ class GpuTwin(Widened):
 
         def attend(layer: int, qkv: Tensor) -> Tensor:
             keys, values = cache.keys[layer], cache.values[layer]
-            kernels_prefill.store(qkv, self.shape, self.rotary, places, owners, keys, values)
+            gains = self.layers[layer].gains
+            kernels_prefill.store(qkv, self.shape, self.rotary, places, owners, keys, values, gains)
             return kernels_prefill.attend(qkv, self.shape, places, work, keys, values)
 
         self._through(self._embedded(tokens[:, None], places[:, None]), attend)
@@ -180,6 +181,8 @@ class Joined:
         self.block, self.rms, self.kind = block, rms, kind
         self.norms = (block.attention_norm, block.feedforward_norm)
         self.eps = block.attention_norm.eps or 0.0
+        normed = isinstance(a.q_norm, nn.RMSNorm) and isinstance(a.k_norm, nn.RMSNorm)
+        self.gains = (cast(Tensor, a.q_norm.weight), cast(Tensor, a.k_norm.weight)) if normed else None
         self.o, self.down = a.o, cast(SwiGLU | SwiGLUSingle | Plain, f).down
         self.qkv, self.up = torch.cat(self._qkv()).detach(), torch.cat(self._ups()).detach()
         self.qkv_bias = torch.cat((a.q.bias, a.k.bias, a.v.bias)).detach() if a.q.bias is not None else None

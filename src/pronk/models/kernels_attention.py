@@ -24,6 +24,7 @@ class Heads(NamedTuple):
     kv_heads: int
     size: int
     scale: float  # of the scores
+    eps: float = 0.0  # of norms of queries and keys
 
 
 def splits(rows: int, kv_heads: int, span: int) -> int:
@@ -40,26 +41,29 @@ def decode(
     keys: Tensor,
     values: Tensor,
     parts: int = 1,
+    gains: tuple[Tensor, Tensor] | None = None,
     blocks: tuple[int, int, int] | None = None,
 ) -> Tensor:
     """One token a row: turn its query and key, store its key and value, attend to all of the row up to it.
 
     positions [M, 1], -1 = nobody. keys, values [rows, kv_heads, columns, head_dim] of this layer; token m belongs to
     row m. A ring, shorter than a text, holds position p in column p modulo its size; the last column is nobody's.
-    parts: from `splits`; blocks: columns read at a time, warps, stages; None = as measured best. Returns
-    [M, heads * head_dim]; what stands in nobody's row is undefined.
+    parts: from `splits`. gains: of norms of queries and keys, [head_dim] each, where there are such. blocks: columns
+    read at a time, warps, stages; None = as measured best. Returns [M, heads * head_dim]; what stands in nobody's row
+    is undefined.
     """
-    H, G, D, scale = shape
+    H, G, D, scale, eps = shape
     M = len(qkv)
     out = torch.empty(M, H * D, dtype=qkv.dtype, device=qkv.device)
     partial = torch.empty(M, parts, H, D + 2, device=qkv.device) if parts > 1 else out
-    cosine, sine = rotary if rotary is not None else (qkv, qkv)
+    cosine, sine = rotary or (qkv, qkv)
+    gain_q, gain_k = gains or (qkv, qkv)
     block, warps, stages = blocks or ((32, 2, 2) if H == G and D <= 64 else (64, 4, 3))
     _decode[(G, M, parts)](
-        *(qkv, cosine, sine, positions, keys, values, partial, scale * LOG2E),
+        *(qkv, cosine, sine, gain_q, gain_k, positions, keys, values, partial, scale * LOG2E, eps),
         *(qkv.stride(0), positions.stride(0), keys.stride(0), keys.stride(1), keys.shape[2] - 1, H, G, D),
         **{"HALF": power(D // 2), "BH": power(H // G), "BN": block, "PARTS": parts},
-        **{"ROTARY": rotary is not None, "PRECISION": precision(), "EARLY": early(M)},
+        **{"ROTARY": rotary is not None, "NORM": gains is not None, "PRECISION": precision(), "EARLY": early(M)},
         **{"num_warps": warps, "num_stages": stages, "launch_pdl": early(M)},
     )
     if parts > 1:
@@ -75,6 +79,17 @@ def _turned(first: "Any", second: "Any", cosine: "Any", sine: "Any") -> "Any":
     """A pair of halves after its rotation, rounded as the plain code rounds."""
     a, b = first.to(tl.float32), second.to(tl.float32)
     return (a * cosine - b * sine).to(first.dtype), (b * cosine + a * sine).to(first.dtype)
+
+
+@jit
+def _normed(first: "Any", second: "Any", gain: "Any", eps: "Any", D: "constexpr", HALF: "constexpr") -> "Any":
+    """RMSNorm of heads [.., HALF] each half, rounded as the plain code rounds."""
+    d = tl.arange(0, HALF)
+    a, b = first.to(tl.float32), second.to(tl.float32)
+    by = tl.rsqrt((tl.sum(a * a, 1) + tl.sum(b * b, 1)) / D + eps)[:, None]
+    left, right = _half_pair(gain, d, d < D // 2, D)
+    a, b = a * by * left.to(tl.float32)[None, :], b * by * right.to(tl.float32)[None, :]
+    return a.to(first.dtype), b.to(first.dtype)
 
 
 @jit
@@ -111,11 +126,12 @@ def _fold(
 
 @jit
 def _decode(
-    qkv: "Any", cosine: "Any", sine: "Any", positions: "Any", keys: "Any", values: "Any", out: "Any", scale: "Any",
+    qkv: "Any", cosine: "Any", sine: "Any", gain_q: "Any", gain_k: "Any", positions: "Any", keys: "Any", values: "Any",
+    out: "Any", scale: "Any", eps: "Any",
     qkv_row: "Any", position_row: "Any", row_stride: "Any", head_stride: "Any", columns: "Any",
     H: "constexpr", G: "constexpr", D: "constexpr", HALF: "constexpr", BH: "constexpr", BN: "constexpr",
     PARTS: "constexpr",
-    ROTARY: "constexpr", PRECISION: "constexpr", EARLY: "constexpr",
+    ROTARY: "constexpr", NORM: "constexpr", PRECISION: "constexpr", EARLY: "constexpr",
 ) -> None:  # fmt: skip
     if EARLY:
         begin()
@@ -131,6 +147,10 @@ def _decode(
     q1, q2 = _half_pair(qkv, row * qkv_row + (group * R + h[:, None]) * D + d[None, :], own, D)
     new1, new2 = _half_pair(qkv, row * qkv_row + (H + group) * D + d, real, D)
     fresh1, fresh2 = _half_pair(qkv, row * qkv_row + (H + G + group) * D + d, real, D)
+    if NORM:
+        q1, q2 = _normed(q1, q2, gain_q, eps, D, HALF)
+        new1, new2 = _normed(new1[None, :], new2[None, :], gain_k, eps, D, HALF)
+        new1, new2 = tl.reshape(new1, [HALF]), tl.reshape(new2, [HALF])
     if ROTARY:
         cos = tl.load(cosine + place * (D // 2) + d, mask=real, other=0.0).to(tl.float32)
         sin = tl.load(sine + place * (D // 2) + d, mask=real, other=0.0).to(tl.float32)

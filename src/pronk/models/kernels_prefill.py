@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pronk.models.jit import constexpr, jit, power, tl
 from pronk.models.kernels import precision
-from pronk.models.kernels_attention import LOG2E, Heads, _fold, _half_pair, _put, _turned
+from pronk.models.kernels_attention import LOG2E, Heads, _fold, _half_pair, _normed, _put, _turned
 
 TILE = 64  # queries of one prompt that a program attends with
 
@@ -20,22 +20,29 @@ def store(
     rows: Tensor,
     keys: Tensor,
     values: Tensor,
+    gains: tuple[Tensor, Tensor] | None = None,
 ) -> None:
     """Turn queries and keys of tokens qkv [N, ..] by their positions `places` [N], queries in place; keys and values
-    go into their `rows` [N] of this layer's cache. Nothing of a token at place -1 is kept."""
-    H, G, D, _ = shape
-    cosine, sine = rotary if rotary is not None else (qkv, qkv)
+    go into their `rows` [N] of this layer's cache. Nothing of a token at place -1 is kept. gains: as in
+    kernels_attention.decode."""
+    H, G, D, _, eps = shape
+    cosine, sine = rotary or (qkv, qkv)
+    gain_q, gain_k = gains or (qkv, qkv)
     _store[(len(qkv),)](
-        *(qkv, cosine, sine, places, rows, keys, values, qkv.stride(0), keys.stride(0), keys.stride(1), H, G, D),
-        **{"HALF": power(D // 2), "BH": power(H + 2 * G), "ROTARY": rotary is not None, "num_warps": 4},
+        *(qkv, cosine, sine, gain_q, gain_k, places, rows, keys, values, eps),
+        *(qkv.stride(0), keys.stride(0), keys.stride(1), H, G, D),
+        **{"HALF": power(D // 2), "BH": power(H + 2 * G), "ROTARY": rotary is not None},
+        **{"NORM": gains is not None, "num_warps": 4},
     )
 
 
 @jit
 def _store(
-    qkv: "Any", cosine: "Any", sine: "Any", places: "Any", rows: "Any", keys: "Any", values: "Any",
-    qkv_row: "Any", row_stride: "Any", head_stride: "Any",
+    qkv: "Any", cosine: "Any", sine: "Any", gain_q: "Any", gain_k: "Any", places: "Any", rows: "Any", keys: "Any",
+    values: "Any",
+    eps: "Any", qkv_row: "Any", row_stride: "Any", head_stride: "Any",
     H: "constexpr", G: "constexpr", D: "constexpr", HALF: "constexpr", BH: "constexpr", ROTARY: "constexpr",
+    NORM: "constexpr",
 ) -> None:  # fmt: skip
     token = tl.program_id(0).to(tl.int64)
     place, row = tl.load(places + token), tl.load(rows + token)
@@ -45,10 +52,16 @@ def _store(
     at = token * qkv_row + h * D + d
     first, second = _half_pair(qkv, at, real, D)
     turned1, turned2 = first, second
+    if NORM:
+        queries = _normed(first, second, gain_q, eps, D, HALF)
+        turned1, turned2 = _normed(first, second, gain_k, eps, D, HALF)
+        turned1 = tl.where(h < H, queries[0], turned1)
+        turned2 = tl.where(h < H, queries[1], turned2)
     if ROTARY:
         cos = tl.load(cosine + place * (D // 2) + d, mask=d < D // 2, other=0.0).to(tl.float32)
         sin = tl.load(sine + place * (D // 2) + d, mask=d < D // 2, other=0.0).to(tl.float32)
-        turned1, turned2 = _turned(first, second, cos, sin)
+        turned1, turned2 = _turned(turned1, turned2, cos, sin)
+    if ROTARY or NORM:
         _put(qkv, at, turned1, turned2, real & (h < H), D)
     slot = row * row_stride + place * D + d
     _put(keys, slot + (h - H) * head_stride, turned1, turned2, real & (h >= H) & (h < H + G), D)
@@ -68,7 +81,7 @@ def tiles(lengths: list[int], rows: list[int]) -> Tensor:
 def attend(qkv: Tensor, shape: Heads, places: Tensor, work: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """Each token sees what is stored in its row up to its own position. After `store`; work: from `tiles`. Returns
     [N, heads * head_dim]."""
-    H, G, D, scale = shape
+    H, G, D, scale, _ = shape
     out = torch.empty(len(qkv), H * D, dtype=qkv.dtype, device=qkv.device)
     _attend[(len(work), H)](
         *(qkv, places, work, keys, values, out, scale * LOG2E, qkv.stride(0), keys.stride(0), keys.stride(1)),
