@@ -25,7 +25,9 @@ FAMILIES = {
 @torch.no_grad()
 def make(seed=0, **keys):
     """A model with weights large enough that a mistake shows."""
-    model = build(ModelConfig(**{"vocab": V, "width": 32, "layers": 2, "context": 64, "multiple_of": 8} | keys))
+    with torch.random.fork_rng():  # what is not drawn below must not depend on the tests before
+        config = ModelConfig(**{"vocab": V, "width": 32, "layers": 2, "context": 64, "multiple_of": 8} | keys)
+        model = build(config, seed=seed)
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)

@@ -125,6 +125,21 @@ def _fold(
 
 
 @jit
+def _fold_own(
+    q1: "Any", q2: "Any", k1: "Any", k2: "Any", v1: "Any", v2: "Any", scale: "Any",
+    top: "Any", mass: "Any", sum1: "Any", sum2: "Any",
+) -> "Any":  # fmt: skip
+    """Attend to one token more, whose key and value are at hand."""
+    score = tl.sum(q1.to(tl.float32) * k1.to(tl.float32)[None, :], 1)
+    score = (score + tl.sum(q2.to(tl.float32) * k2.to(tl.float32)[None, :], 1)) * scale
+    higher = tl.maximum(top, score)
+    share, fade = tl.exp2(score - higher), tl.exp2(top - higher)
+    sum1 = sum1 * fade[:, None] + share[:, None] * v1.to(tl.float32)[None, :]
+    sum2 = sum2 * fade[:, None] + share[:, None] * v2.to(tl.float32)[None, :]
+    return higher, mass * fade + share, sum1, sum2
+
+
+@jit
 def _decode(
     qkv: "Any", cosine: "Any", sine: "Any", gain_q: "Any", gain_k: "Any", positions: "Any", keys: "Any", values: "Any",
     out: "Any", scale: "Any", eps: "Any",
@@ -171,13 +186,7 @@ def _decode(
     if part == 0:  # the token itself, from registers; and into the cache
         _put(keys, base + slot * D + d, new1, new2, real, D)
         _put(values, base + slot * D + d, fresh1, fresh2, real, D)
-        score = tl.sum(q1.to(tl.float32) * new1.to(tl.float32)[None, :], 1)
-        score = (score + tl.sum(q2.to(tl.float32) * new2.to(tl.float32)[None, :], 1)) * scale
-        higher = tl.maximum(top, score)
-        share, fade = tl.exp2(score - higher), tl.exp2(top - higher)
-        mass, top = mass * fade + share, higher
-        sum1 = sum1 * fade[:, None] + share[:, None] * fresh1.to(tl.float32)[None, :]
-        sum2 = sum2 * fade[:, None] + share[:, None] * fresh2.to(tl.float32)[None, :]
+        top, mass, sum1, sum2 = _fold_own(q1, q2, new1, new2, fresh1, fresh2, scale, top, mass, sum1, sum2)
     head = group * R + h
     if PARTS == 1:
         to = (row * H + head[:, None]) * D + d[None, :]
