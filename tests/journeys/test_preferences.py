@@ -102,6 +102,11 @@ def test_an_ensemble_is_judged_by_its_mean(raised, comparisons, tmp_path):
     assert same_weights(tmp_path / "two" / "member-2", tmp_path / "again")
 
 
+def test_nothing_kept_for_validation_is_nothing_judged(raised, comparisons, tmp_path):
+    pronk("reward", *begin(raised, comparisons, 2), "--validation", 0, "--out", tmp_path)
+    assert (tmp_path / "model" / "config.json").exists() and not (tmp_path / "report.json").exists()
+
+
 def test_cross_validation_judges_every_comparison_once(raised, comparisons, tmp_path, capsys):
     pronk("reward", *begin(raised, comparisons), "--folds", 3, "--out", tmp_path / "run")
     found = report(tmp_path / "run")

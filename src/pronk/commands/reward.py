@@ -166,6 +166,8 @@ def _references(config: Config, tokenizer: Tokenizer, train: Sequence[Pair]) -> 
 
 def judge(scorers: Sequence[Scorer], pairs: Sequence[Pair]) -> list[Judged]:
     """The mean scores of an ensemble (of one or more), and by how much its members' differences deviate."""
+    if not pairs:
+        return []
     found = torch.tensor([scores_of(scorer, pairs) for scorer in scorers])  # [members, pairs, 2]
     mean, gap = found.mean(0).tolist(), found[..., 0] - found[..., 1]
     spread = gap.std(0).tolist() if len(scorers) > 1 else [0.0] * len(pairs)
