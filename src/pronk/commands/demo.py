@@ -163,7 +163,7 @@ def aligning(config: Config, out: Path) -> rl.Config:
     """Similarity tells less of a story's hero than the checker does: it weighs more, and its steps are larger."""
     reward, lr, rounds = (("0.6*subject", "0.4*well-formed"), 6e-4, config.rl_rounds)
     if config.embed:
-        reward, lr, rounds = (("3*similarity", "0.4*well-formed"), 8e-4, -(-config.rl_rounds * 4 // 5))
+        reward, lr, rounds = (("2.5*similarity", "0.4*well-formed"), 8e-4, -(-config.rl_rounds * 4 // 5))
     return rl.Config(
         model=str(out / "sft" / "model"),
         prompts=str(out / "world" / "prompts.jsonl"),
@@ -238,7 +238,7 @@ def reward_kind(config: Config) -> str:
     if config.human:
         return f"{human.VOTES} votes of a person on pairs of its stories"
     if config.embed:
-        return "3 × MiniLM similarity of the story to “cat”, or to the animal that was asked for, + 0.4 × “well formed”"
+        return "2.5 × MiniLM similarity of the story to “cat”, or to the animal that was asked for, + 0.4 × “well formed”"
     return "0.6 × “about a cat, unless another animal was asked for” + 0.4 × “well formed”"
 
 
