@@ -161,9 +161,9 @@ def tuning(config: Config, out: Path) -> sft.Config:
 
 def aligning(config: Config, out: Path) -> rl.Config:
     """Similarity tells less of a story's hero than the checker does: it weighs more, and its steps are larger."""
-    reward, lr, rounds = (("0.6*subject", "0.4*well-formed"), 6e-4, config.rl_rounds)
+    reward, lr = ("0.6*subject", "0.4*well-formed"), 6e-4
     if config.embed:
-        reward, lr, rounds = (("2.5*similarity", "0.4*well-formed"), 8e-4, -(-config.rl_rounds * 4 // 5))
+        reward, lr = ("2.5*similarity", "0.4*well-formed"), 8e-4
     return rl.Config(
         model=str(out / "sft" / "model"),
         prompts=str(out / "world" / "prompts.jsonl"),
@@ -174,7 +174,7 @@ def aligning(config: Config, out: Path) -> rl.Config:
         rollout=RolloutConfig(prompts=24, n=4, max_tokens=144),
         kl=KLConfig(0.08),
         optim=OptimConfig("adamw", lr=lr, warmup=2, schedule="linear", final=0.1, weight_decay=0.0),
-        train=TrainConfig(rounds, seed=config.seed, spike=0.0, log_every=1, save_every=0),
+        train=TrainConfig(config.rl_rounds, seed=config.seed, spike=0.0, log_every=1, save_every=0),
     )
 
 
