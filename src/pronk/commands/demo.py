@@ -238,7 +238,7 @@ def reward_kind(config: Config) -> str:
     if config.human:
         return f"{human.VOTES} votes of a person on pairs of its stories"
     if config.embed:
-        return "2.5 × MiniLM similarity of the story to “cat”, or to the animal that was asked for, + 0.4 × “well formed”"
+        return "2.5 × MiniLM similarity of the story to “cat”, or to the animal asked for, + 0.4 × “well formed”"
     return "0.6 × “about a cat, unless another animal was asked for” + 0.4 × “well formed”"
 
 
