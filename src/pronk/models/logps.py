@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from pronk.models import jit, kernels_loss
 from pronk.models.heads import Head, Output
 
 IGNORE = -100  # the same as data.batch.IGNORE; models imports nothing of ours
@@ -41,7 +42,7 @@ class _CrossEntropy(torch.autograd.Function):
         grad_bias = torch.zeros_like(bias) if wants and bias is not None else None
         dtype = F.linear(hidden[:0], weight[:1]).dtype  # autocast's
         inputs, matrix = hidden.to(dtype), weight.to(dtype)
-        spend = _kernel() if weight.is_cuda else _spend
+        spend = kernels_loss.spend if weight.is_cuda and jit.found else _spend
         for part in _chunks(len(targets), weight):
             errors = F.linear(inputs[part], matrix, None if bias is None else bias.to(dtype))
             losses[part] = spend(errors, targets[part], None if keep is None else keep[part, 0], wants)
@@ -63,7 +64,7 @@ class _CrossEntropy(torch.autograd.Function):
 
 
 def _spend(logits: Tensor, targets: Tensor, keep: Tensor | None, wants: bool) -> Tensor:
-    """Losses [N] of logits [N, V]; with `wants`, logits become the gradient of their sum. See loss_kernel.spend."""
+    """Losses [N] of logits [N, V]; with `wants`, logits become the gradient of their sum. See kernels_loss.spend."""
     scores, index = logits.float(), targets[:, None]
     log_sum = scores.logsumexp(-1)
     losses = log_sum - scores.gather(1, index)[:, 0]
@@ -76,12 +77,6 @@ def _spend(logits: Tensor, targets: Tensor, keep: Tensor | None, wants: bool) ->
             scores.mul_(keep[:, None])
         logits.copy_(scores)
     return losses
-
-
-def _kernel() -> Callable[[Tensor, Tensor, Tensor | None, bool], Tensor]:
-    from pronk.models.loss_kernel import spend  # needs triton, which comes with torch for CUDA
-
-    return spend
 
 
 def cross_entropy(output: Output, targets: Tensor, dense: bool = False) -> tuple[Tensor, Tensor]:

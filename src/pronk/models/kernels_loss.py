@@ -4,25 +4,21 @@ One program a row. In plain torch the same takes seven passes over [rows, V] in 
 logits' own type (LOG.md).
 """
 
+from typing import Any
+
 import torch
-import triton
-import triton.language as tl
 from torch import Tensor
+
+from pronk.models.jit import constexpr, jit, power, tl
 
 BLOCK = 16_384  # columns in registers at a time
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@jit
 def _spend(
-    logits: tl.tensor,
-    targets: tl.tensor,
-    keep: tl.tensor,
-    losses: tl.tensor,
-    V: tl.constexpr,
-    KEEPS: tl.constexpr,
-    WANTS: tl.constexpr,
-    BLOCK: tl.constexpr,
-) -> None:
+    logits: "Any", targets: "Any", keep: "Any", losses: "Any",
+    V: "constexpr", KEEPS: "constexpr", WANTS: "constexpr", BLOCK: "constexpr",
+) -> None:  # fmt: skip
     row = tl.program_id(0)
     place = logits + row.to(tl.int64) * V
     target = tl.load(targets + row)
@@ -52,7 +48,7 @@ def spend(logits: Tensor, targets: Tensor, keep: Tensor | None, wants: bool) -> 
     """
     N, V = logits.shape
     losses = torch.empty(N, dtype=torch.float32, device=logits.device)
-    block = min(BLOCK, triton.next_power_of_2(V))
+    block = min(BLOCK, power(V))
     if N:
         _spend[(N,)](
             logits, targets, targets if keep is None else keep, losses, V, keep is not None, wants, block, num_warps=16

@@ -1,0 +1,28 @@
+"""The Triton loss kernel against the plain one, in Triton's interpreter: no GPU needed."""
+
+import pytest
+import torch
+
+from models.interpret import DEVICE  # before any kernel
+
+# isort: split
+from pronk.models import kernels_loss, logps
+
+
+@pytest.mark.parametrize("vocab", [7, 1000, 40_000])
+@pytest.mark.parametrize("keeps", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_kernel_is_the_plain_loss(vocab, keeps, dtype):
+    torch.manual_seed(0)
+    logits, targets = (5 * torch.randn(6, vocab)).to(DEVICE, dtype), torch.randint(vocab, (6,)).to(DEVICE)
+    keep = torch.tensor([True, False, True, True, False, True]).to(DEVICE) if keeps else None
+    plain, fused, untouched = logits.clone(), logits.clone(), logits.clone()
+    wanted = logps._spend(plain, targets, keep, True)
+    assert torch.allclose(kernels_loss.spend(fused, targets, keep, True), wanted, atol=1e-5, rtol=1e-5)
+    assert torch.allclose(fused.float(), plain.float(), atol=1e-6 if dtype == torch.float32 else 4e-3)
+    assert torch.allclose(kernels_loss.spend(untouched, targets, keep, False), wanted, atol=1e-5, rtol=1e-5)
+    assert torch.equal(untouched, logits)
+
+
+def test_no_rows_are_no_work():
+    assert kernels_loss.spend(torch.zeros(0, 5), torch.zeros(0, dtype=torch.int64), None, True).shape == (0,)
