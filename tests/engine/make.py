@@ -24,7 +24,7 @@ FAMILIES = {
 
 @torch.no_grad()
 def make(seed=0, **keys):
-    """A model with weights large enough that a mistake shows."""
+    """A model with weights large enough that a mistake shows, and small enough that rounding stays below 1e-5."""
     with torch.random.fork_rng():  # what is not drawn below must not depend on the tests before
         config = ModelConfig(**{"vocab": V, "width": 32, "layers": 2, "context": 64, "multiple_of": 8} | keys)
         model = build(config, seed=seed)
@@ -32,7 +32,7 @@ def make(seed=0, **keys):
     for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
         if parameter.dim() == 2:
-            scale = 0.2 if name.startswith(("embed", "head")) else 2 / parameter.shape[1] ** 0.5
+            scale = 0.2 if name.startswith(("embed", "head")) else 1.5 / parameter.shape[1] ** 0.5
             parameter.copy_(scale * noise)
     return model
 
@@ -76,6 +76,5 @@ def oracle(model, prompt, ids, sampling):
 
 
 def close(a, b, by=1e-5):
-    """Within by of each other, and of their size: another order of float32 sums moves -5 by that much."""
     assert len(a) == len(b)
-    assert all(abs(x - y) < by * (1 + abs(x)) for x, y in zip(a, b)), max(abs(x - y) for x, y in zip(a, b))
+    assert all(abs(x - y) < by for x, y in zip(a, b)), max(abs(x - y) for x, y in zip(a, b))

@@ -51,7 +51,7 @@ def test_ours_load_in_transformers_and_theirs_in_ours(tmp_path, name):
     theirs, report = AutoModelForCausalLM.from_pretrained(tmp_path / "ours", output_loading_info=True)
     assert type(theirs).__name__ == equal(model.config).name
     assert not any(report.values())
-    assert gap(theirs(x).logits, logits(model, x)) < (1e-5 if name in LLAMAS else 1e-3)  # our weights are wild
+    assert gap(theirs(x).logits, logits(model, x)) < (1e-5 if name in LLAMAS else 1e-4)
     theirs.save_pretrained(tmp_path / "theirs")
     again = load_model(tmp_path / "theirs")
     assert torch.equal(logits(again, x), logits(model, x))
