@@ -1,5 +1,7 @@
 """Causal self-attention with grouped queries (Ainslie et al. 2023) through torch's scaled_dot_product_attention."""
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -7,6 +9,14 @@ from torch import Tensor, nn
 from pronk.models.config import ModelConfig
 from pronk.models.positions import rotation
 from pronk.models.state import KVState
+
+
+class View(NamedTuple):
+    """What a layer's queries see, and where its new keys and values are stored."""
+
+    mask: Tensor | None  # [B, 1, T, S]; None = causal among the T tokens
+    state: KVState | None = None
+    columns: Tensor | None = None  # [B, T]
 
 
 class Attention(nn.Module):
@@ -25,22 +35,15 @@ class Attention(nn.Module):
         self.rotate = rotation(config)
         self.scale = None if config.attention_scaled else 1.0  # None: by the root of head_dim
 
-    def forward(
-        self,
-        x: Tensor,
-        rotary: tuple[Tensor, ...],
-        mask: Tensor | None,
-        state: KVState | None,
-        columns: Tensor | None,
-    ) -> Tensor:
-        """x [B, T, D] -> [B, T, D]. mask [B, 1, T, S] says what is seen; None = causal among the T tokens."""
+    def forward(self, x: Tensor, rotary: tuple[Tensor, ...], view: View) -> Tensor:
+        """x [B, T, D] -> [B, T, D]."""
         B, T, _ = x.shape
         q = self.rotate(self.q_norm(self.q(x).view(B, T, self.heads, self.head_dim)).transpose(1, 2), *rotary)
         k = self.rotate(self.k_norm(self.k(x).view(B, T, self.kv_heads, self.head_dim)).transpose(1, 2), *rotary)
         v = self.v(x).view(B, T, self.kv_heads, self.head_dim).transpose(1, 2)
-        if state is not None and columns is not None:
-            k, v = state.join(self.layer, columns, k, v)
-        return self.o(attend(q, k, v, mask, self.scale).transpose(1, 2).reshape(B, T, -1))
+        if view.state is not None and view.columns is not None:
+            k, v = view.state.join(self.layer, view.columns, k, v)
+        return self.o(attend(q, k, v, view.mask, self.scale).transpose(1, 2).reshape(B, T, -1))
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None = None) -> Tensor:

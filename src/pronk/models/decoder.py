@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from pronk.models.attention import Attention, visible
+from pronk.models.attention import Attention, View, visible
 from pronk.models.config import ModelConfig
 from pronk.models.feedforward import FEEDFORWARDS
 from pronk.models.heads import Head, Output
@@ -25,30 +25,16 @@ class Block(nn.Module):
         self.feedforward = FEEDFORWARDS[config.feedforward](config)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(
-        self,
-        x: Tensor,
-        rotary: tuple[Tensor, ...],
-        mask: Tensor | None,
-        state: KVState | None,
-        columns: Tensor | None,
-    ) -> Tensor:
-        x = x + self.dropout(self.attention(self.attention_norm(x), rotary, mask, state, columns))
+    def forward(self, x: Tensor, rotary: tuple[Tensor, ...], view: View) -> Tensor:
+        x = x + self.dropout(self.attention(self.attention_norm(x), rotary, view))
         return x + self.dropout(self.feedforward(self.feedforward_norm(x)))
 
 
 class PostBlock(Block):
     """norm(x + attention(x)), then norm(x + feedforward(x)): the Transformer of 2017 and GPT."""
 
-    def forward(
-        self,
-        x: Tensor,
-        rotary: tuple[Tensor, ...],
-        mask: Tensor | None,
-        state: KVState | None,
-        columns: Tensor | None,
-    ) -> Tensor:
-        x = self.attention_norm(x + self.dropout(self.attention(x, rotary, mask, state, columns)))
+    def forward(self, x: Tensor, rotary: tuple[Tensor, ...], view: View) -> Tensor:
+        x = self.attention_norm(x + self.dropout(self.attention(x, rotary, view)))
         return self.feedforward_norm(x + self.dropout(self.feedforward(x)))
 
 
@@ -59,16 +45,9 @@ class ParallelBlock(Block):
         super().__init__(config, layer)
         del self.feedforward_norm
 
-    def forward(
-        self,
-        x: Tensor,
-        rotary: tuple[Tensor, ...],
-        mask: Tensor | None,
-        state: KVState | None,
-        columns: Tensor | None,
-    ) -> Tensor:
+    def forward(self, x: Tensor, rotary: tuple[Tensor, ...], view: View) -> Tensor:
         y = self.attention_norm(x)
-        return x + self.dropout(self.attention(y, rotary, mask, state, columns)) + self.dropout(self.feedforward(y))
+        return x + self.dropout(self.attention(y, rotary, view)) + self.dropout(self.feedforward(y))
 
 
 BLOCKS = {"pre": Block, "post": PostBlock, "parallel": ParallelBlock}
@@ -131,17 +110,17 @@ class Decoder(nn.Module):
         x = self.dropout(self.position_embedding(self.embed(tokens), positions))
         views = {window: _view(window, tokens, positions, documents, state) for window in set(self.windows)}
         for block, window in zip(self.blocks, self.windows):
-            x = block(x, rotary, *views[window])
+            x = block(x, rotary, views[window])
         return Output(self.norm(x), self.head)
 
 
 def _view(
     window: int, tokens: Tensor, positions: Tensor | None, documents: Tensor | None, state: KVState | None
-) -> tuple[Tensor | None, KVState | None, Tensor | None]:
-    """What layers with this window see, and where they store the new tokens: mask, state, columns."""
+) -> View:
+    """What layers with this window see, and where they store the new tokens."""
     T = tokens.shape[1]
     mask = visible(positions, documents, state, T, window, tokens.device)
     if state is None:
-        return mask, None, None
+        return View(mask)
     places = positions if positions is not None else torch.arange(T, device=tokens.device).expand_as(tokens)
-    return mask, state, state.columns(places, window)
+    return View(mask, state, state.columns(places, window))
