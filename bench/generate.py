@@ -35,7 +35,7 @@ SHAPES = {
     },
     "qwen": {
         **{"vocab": 151_936, "width": 1024, "layers": 28, "heads": 16, "kv_heads": 8, "head_dim": 128},
-        **{"ffn_dim": 3072, "tied": True},
+        **{"ffn_dim": 3072, "tied": True, "qk_norm": True},
     },
 }
 ROWS = ["134m:1", "134m:64", "134m:512", "neo:512", "1.1b:1", "1.1b:64", "ragged", "context"]
