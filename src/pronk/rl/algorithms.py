@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from torch import Tensor
 
@@ -29,12 +29,21 @@ class AlgorithmConfig:
     clip: losses.ClipConfig = field(default_factory=losses.ClipConfig)
 
 
-Advantage = Callable[[Tensor, Tensor, Tensor, Tensor, AlgorithmConfig], tuple[Tensor, Tensor]]
+class Scored(NamedTuple):
+    """A round as advantages are made of it."""
+
+    rewards: Tensor  # [B, T], one for each sampled token
+    values: Tensor  # [B, T], the critic's, of the state before the token
+    mask: Tensor  # [B, T], 1 on sampled tokens
+    prompts: Tensor  # [B], which prompt a row answers
+
+
+Advantage = Callable[[Scored, AlgorithmConfig], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
 class Algorithm:
-    """advantage: (token rewards, values, mask, prompts, config) -> (advantages, returns), [B, T]; prompts is [B].
+    """advantage: (a scored round, config) -> (advantages, returns), [B, T] each.
 
     made: (temperature, config, kl, longest answer) -> loss. aggregate, kl, ratio_high: its own, where the user leaves
     it the choice. group: fewest answers to a prompt.
@@ -87,37 +96,26 @@ def _aggregate(config: AlgorithmConfig) -> losses.Aggregate:
     return config.aggregate
 
 
-def _to_go(
-    rewards: Tensor, values: Tensor, mask: Tensor, prompts: Tensor, config: AlgorithmConfig
-) -> tuple[Tensor, Tensor]:
-    return advantages.reward_to_go(rewards, mask, prompts), advantages.to_go(rewards, mask)
+def _to_go(x: Scored, config: AlgorithmConfig) -> tuple[Tensor, Tensor]:
+    return advantages.reward_to_go(x.rewards, x.mask, x.prompts), advantages.to_go(x.rewards, x.mask)
 
 
-def _left_out(
-    rewards: Tensor, values: Tensor, mask: Tensor, prompts: Tensor, config: AlgorithmConfig
-) -> tuple[Tensor, Tensor]:
-    return advantages.leave_one_out(rewards, mask, prompts), advantages.whole(rewards, mask)
+def _left_out(x: Scored, config: AlgorithmConfig) -> tuple[Tensor, Tensor]:
+    return advantages.leave_one_out(x.rewards, x.mask, x.prompts), advantages.whole(x.rewards, x.mask)
 
 
-def _normalized(
-    rewards: Tensor, values: Tensor, mask: Tensor, prompts: Tensor, config: AlgorithmConfig
-) -> tuple[Tensor, Tensor]:
-    return advantages.group_relative(rewards, mask, prompts), advantages.whole(rewards, mask)
+def _normalized(x: Scored, config: AlgorithmConfig) -> tuple[Tensor, Tensor]:
+    return advantages.group_relative(x.rewards, x.mask, x.prompts), advantages.whole(x.rewards, x.mask)
 
 
-def _centred(
-    rewards: Tensor, values: Tensor, mask: Tensor, prompts: Tensor, config: AlgorithmConfig
-) -> tuple[Tensor, Tensor]:
-    return advantages.group_relative(rewards, mask, prompts, scale=False), advantages.whole(rewards, mask)
+def _centred(x: Scored, config: AlgorithmConfig) -> tuple[Tensor, Tensor]:
+    return advantages.group_relative(x.rewards, x.mask, x.prompts, scale=False), advantages.whole(x.rewards, x.mask)
 
 
-def _estimated(
-    rewards: Tensor, values: Tensor, mask: Tensor, prompts: Tensor, config: AlgorithmConfig
-) -> tuple[Tensor, Tensor]:
-    if config.whiten_rewards:
-        rewards = advantages.whiten(rewards, mask, keep_mean=True)
-    found, returns = advantages.gae(rewards, values, mask, config.gamma, config.lam)
-    return (advantages.whiten(found, mask) if config.whiten else found), returns
+def _estimated(x: Scored, config: AlgorithmConfig) -> tuple[Tensor, Tensor]:
+    rewards = advantages.whiten(x.rewards, x.mask, keep_mean=True) if config.whiten_rewards else x.rewards
+    found, returns = advantages.gae(rewards, x.values, x.mask, config.gamma, config.lam)
+    return (advantages.whiten(found, x.mask) if config.whiten else found), returns
 
 
 ALGORITHMS = {

@@ -19,7 +19,7 @@ from pronk.models import logps as head_math
 from pronk.models.heads import Output
 from pronk.rl import statistics
 from pronk.rl.advantages import place_scores
-from pronk.rl.algorithms import Algorithm, AlgorithmConfig
+from pronk.rl.algorithms import Algorithm, AlgorithmConfig, Scored
 from pronk.rl.health import check_step
 from pronk.rl.kl import KLConfig, adapted
 from pronk.rl.rewards import Reward, placed
@@ -173,7 +173,7 @@ class RolloutSource:
         rewards, numbers = rewards.to(self.device), statistics.prompt_numbers(samples).to(self.device)
         gap = (logps - ref_logps) * mask
         shaped = rewards - self.coef * gap if self.kl.where == "reward" else rewards  # k1, detached
-        advantages, returns = self.algorithm.advantage(shaped, values, mask, numbers, self.settings)
+        advantages, returns = self.algorithm.advantage(Scored(shaped, values, mask, numbers), self.settings)
         found |= statistics.of_round(rewards, shaped, gap, values, returns, advantages, mask, numbers)
         found |= statistics.of_values(values, returns, mask) if self.algorithm.critic else {}
         found |= statistics.of_answers(samples) | {"kl/coef": self.coef}
