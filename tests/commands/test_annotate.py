@@ -52,6 +52,26 @@ def test_the_command_writes_a_file_that_reads_back(tmp_path, capsys):
     assert "--model takes one folder or two, not 3" in capsys.readouterr().err
 
 
+ASKING = {
+    "annotate --model": ("--votes", "1", "--device", "cpu"),
+    "evaluate --model": ("--n", "1", "--device", "cpu"),
+    "reject --model": ("--no-tune", "--reward", "well-formed", "--train.device", "cpu"),
+    "generate": ("--device", "cpu"),
+}
+
+
+@pytest.mark.parametrize("command", ASKING)
+def test_an_unusable_prompt_is_told_and_fatal_under_strict(command, tmp_path, capsys):
+    folder, file = str(saved(tmp_path / "model")), tmp_path / "prompts.jsonl"
+    file.write_text('{"prompt": "Tell a story.", "answer": "1"}\n{"no": 1}\n')
+    words = [*command.split(), folder, "--prompts", str(file), "--max-tokens", "4", *ASKING[command]]
+    assert main([*words, "--out", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr()
+    assert "prompts.jsonl:2" in said.out + said.err
+    assert main([*words, "--out", str(tmp_path / "other"), "--strict"]) == 2
+    assert "prompts.jsonl:2" in capsys.readouterr().err
+
+
 def test_rows_read_back_as_comparisons(tmp_path, pairs):
     rows = [comparison(vote) for vote in judge(Config(("x",), ""), pairs[:50])]
     file = tmp_path / "pairs.jsonl"

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from pronk.commands.answering import answer, check_sampling
-from pronk.data.files import Skipped
-from pronk.data.read import prompts as read_prompts
+from pronk.commands.asking import read_asked
 from pronk.data.records import Prompt
 from pronk.engine.engine import Engine
 from pronk.engine.sequence import Sampling
@@ -45,6 +44,8 @@ class Config:
     max_tokens: int = 256
     """longest answer, tokens"""
     seed: int = 0
+    strict: bool = False
+    """stop at the first unusable line instead of counting it"""
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
     slots: int = 128
     """answers made at once"""
@@ -65,10 +66,7 @@ def run(config: Config) -> None:
     if min(config.votes, config.annotators) < 1:
         raise UserError("--votes and --annotators must be at least 1")
     check_sampling(1, config.temperature, config.max_tokens)
-    skipped = Skipped()
-    found = list(read_prompts(config.prompts, skipped=skipped))
-    for line in skipped.report():
-        print(f"annotate: skipped {line}")
+    found = read_asked("annotate", config.prompts, config.strict)
     asked = list(islice(cycle(found), config.votes))
     pairs = zip(*answers(config, asked))
     votes = judge(config, [(p.messages[-1].content, a, b) for p, (a, b) in zip(asked, pairs)])

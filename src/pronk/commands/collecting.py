@@ -8,11 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pronk.commands.asking import read_asked
 from pronk.commands.feedback import Config, leave, spoken
 from pronk.commands.generate import Options, encode, open_model, to_sampling
 from pronk.commands.serve import fingerprint, is_loopback, listening, until_stopped, url
-from pronk.data.files import Skipped
-from pronk.data.read import prompts as read_prompts
 from pronk.data.records import Prompt
 from pronk.engine.client import Client
 from pronk.errors import UserError
@@ -56,10 +55,7 @@ def planned(config: Config) -> tuple[list[pairs.Wanted], list[Source]]:
         return [], []
     if not config.prompts:
         raise UserError("--model and --url answer prompts: name a file of them with --prompts")
-    skipped = Skipped()
-    found = list(read_prompts(config.prompts, skipped=skipped))
-    for line in skipped.report():
-        print(f"feedback: skipped {line}")
+    found = read_asked("feedback", config.prompts, config.strict)
     sources = [from_folder(config, folder) for folder in config.model] + [from_url(config, one) for one in config.url]
     return pairs.wanted(found, len(sources), config.pairs, config.seed), sources
 

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pronk.commands.answering import answer, check_sampling
+from pronk.commands.asking import read_asked
 from pronk.commands.task import write
 from pronk.config import save
-from pronk.data.files import Skipped
-from pronk.data.read import prompts as read_prompts
 from pronk.data.records import Prompt, Sample
 from pronk.engine.engine import Engine
 from pronk.engine.sequence import Sampling
@@ -51,6 +50,8 @@ class Config:
     seed: int = 0
     slots: int = 256
     """answers made at once"""
+    strict: bool = False
+    """stop at the first unusable line instead of counting it"""
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
 
 
@@ -84,10 +85,7 @@ def gather(config: Config) -> list[Prompt]:
     """The task's test side, or the file's prompts: the first `count`, all of them where levels are named."""
     if not config.prompts:
         return TASKS[config.task].prompts("test", config.count, config.seed, config.levels)
-    skipped = Skipped()
-    found = list(read_prompts(config.prompts, skipped=skipped))
-    for line in skipped.report():
-        print(f"evaluate: skipped {line}")
+    found = read_asked("evaluate", config.prompts, config.strict)
     chosen = [p for p in found if not config.levels or p.meta.get("level") in config.levels]
     if not chosen:
         raise UserError(f"{config.prompts}: no prompt is of a level among {', '.join(config.levels)}")

@@ -59,6 +59,8 @@ class Config:
     """0 = any free one"""
     open: bool = True
     """open the page in this machine's browser"""
+    strict: bool = False
+    """stop at the first unusable line instead of counting it"""
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
     temperature: float = 1.0
     max_tokens: int = 256
@@ -146,7 +148,7 @@ def take(config: Config) -> None:
 
     if not config.target:
         raise UserError("name the file to read: pronk feedback import comparisons.jsonl --db feedback.db")
-    skipped, store = Skipped(), Store(config.database)
+    skipped, store = Skipped(config.strict), Store(config.database)
     count = take_files(store, [config.target], config.pick.evaluation, skipped)
     store.close()
     for line in skipped.report():

@@ -53,6 +53,8 @@ class Config(Options):
     """One or more prompts."""
     prompts: str = ""
     """File of prompts: a .txt line each, or prompt or messages of .jsonl or .parquet rows."""
+    strict: bool = False
+    """Stop at the first unusable line instead of counting it."""
     system: str = ""
     """What the model is told before each prompt (chat)."""
     n: int = 1
@@ -96,7 +98,7 @@ def gather(config: Config) -> list[Prompt]:
     if config.prompts:
         from pronk.data.read import Skipped, prompts
 
-        skipped = Skipped()
+        skipped = Skipped(config.strict)
         found += prompts([config.prompts], skipped=skipped)
         for line in skipped.report():
             print(f"skipped {line}", file=sys.stderr)

@@ -10,13 +10,13 @@ from typing import Any, Literal
 
 from pronk.commands import sft
 from pronk.commands.answering import answer, check_sampling
+from pronk.commands.asking import read_asked
 from pronk.commands.evaluate import table, tally
 from pronk.commands.scoring import rewards, total
 from pronk.commands.task import conversation, write
 from pronk.commands.training import card, check_numbers, digest
 from pronk.config import save
-from pronk.data.files import Skipped, expand
-from pronk.data.read import prompts as read_prompts
+from pronk.data.files import expand
 from pronk.data.records import Prompt
 from pronk.data.sources import ReadConfig
 from pronk.engine.engine import Engine
@@ -34,7 +34,8 @@ from pronk.rl import rejection
 from pronk.rl.rejection import Scored
 
 KEEP = {"best": rejection.best, "passing": rejection.passing}
-FREE = ("out", "dry_run", "rounds", "tune", "slots", "train", "optim", "lora", "read")  # tuning has settings of its own
+# Tuning has settings of its own.
+FREE = ("out", "dry_run", "strict", "rounds", "tune", "slots", "train", "optim", "lora", "read")
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,8 @@ class Config:
     seed: int = 0
     slots: int = 256
     """answers made at once"""
+    strict: bool = False
+    """stop at the first unusable line instead of counting it"""
     dry_run: bool = False
     """show what would be done, and stop"""
     read: ReadConfig = field(default_factory=lambda: ReadConfig(validation=0.02))
@@ -88,7 +91,7 @@ def run(config: Config) -> None:
         if config.train.resume == "never":
             for old in out.glob("round-*"):
                 shutil.rmtree(old)
-        prompts = read(config)
+        prompts = read_asked("reject", config.prompts, config.strict)
         for number in range(1, config.rounds + 1):
             sample(config, prompts, number, model)
             if config.tune:
@@ -115,14 +118,6 @@ def check(config: Config) -> None:
         raise UserError("--rounds: without tuning every round would sample the same; leave out --no-tune or --rounds")
     if config.keep == "passing" and config.threshold is None:
         raise UserError("--keep passing needs a --threshold, for example 1 where a right answer scores 1")
-
-
-def read(config: Config) -> list[Prompt]:
-    skipped = Skipped()
-    found = list(read_prompts(config.prompts, skipped=skipped))
-    for line in skipped.report():
-        print(f"reject: skipped {line}")
-    return found
 
 
 def tuning(config: Config, number: int, model: str) -> sft.Config:

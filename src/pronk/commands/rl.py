@@ -11,13 +11,13 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
+from pronk.commands.asking import read_asked
 from pronk.commands.rounds import Watch, plot_gold
 from pronk.commands.scoring import rewards
 from pronk.commands.training import card, check_numbers, digest, show_plan, told_of_memory
 from pronk.config import save
 from pronk.data.encode import encode_prompt
-from pronk.data.files import Skipped, expand
-from pronk.data.read import prompts as read_prompts
+from pronk.data.files import expand
 from pronk.data.records import Prompt
 from pronk.engine.engine import Engine
 from pronk.errors import UserError
@@ -191,10 +191,7 @@ def settings(config: Config) -> dict[str, Any]:
 
 def read(config: Config, policy: Model, tokenizer: Tokenizer) -> tuple[list[Prompt], int]:
     """The prompts, each with room for an answer, and the tokens of the longest."""
-    skipped = Skipped(config.strict)
-    found = list(read_prompts(config.prompts, skipped=skipped))
-    for line in skipped.report():
-        print(f"rl: skipped {line}")
+    found = read_asked("rl", config.prompts, config.strict)
     longest = max(len(encode(config, tokenizer, prompt)) for prompt in found)
     if longest + config.rollout.max_tokens > policy.config.context:
         room = policy.config.context - longest
