@@ -14,6 +14,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from pronk.config import flag, to_toml
 from pronk.config import save as save_config
+from pronk.data.ahead import Ahead
 from pronk.data.encode import encode_prompt
 from pronk.data.loader import Loader, evaluation
 from pronk.data.records import Message
@@ -106,7 +107,7 @@ def train_on_shards(
     with track, told_of_memory(settings.micro_batch or settings.batch // world):
         run.fit(
             learner,
-            loader,
+            Ahead(loader) if learner.device.type == "cuda" else loader,
             cross_entropy,
             track,
             settings.batch * settings.length,
