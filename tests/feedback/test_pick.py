@@ -142,3 +142,19 @@ def test_nothing_left_is_none(tmp_path):
     opened = store(tmp_path, 0)
     with opened.reading() as connection:
         assert pick(connection, "p-1", Rule(repeat=1.0), random.Random(0), time.time()) is None
+
+
+def test_the_order_of_pairs_is_the_same_wherever_the_models_lie(tmp_path):
+    orders = []
+    for folder in ("one", "two"):
+        opened = store(tmp_path / folder, 0)
+        with opened.writing() as connection:
+            for number in range(12):
+                texts = [desk.Answer(f"{side} answer {number}", f"{folder}/{side}") for side in ("first", "second")]
+                desk.add_item(connection, (Message("user", f"Question {number}?"),), texts, PLAIN.evaluation)
+        ada, shown = Visitor(opened), []
+        while (found := ada.next()) is not None:
+            shown.append({found["left"], found["right"]})
+            ada.answer()
+        orders.append(shown)
+    assert len(orders[0]) == 12 and orders[0] == orders[1]

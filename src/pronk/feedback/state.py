@@ -3,6 +3,7 @@
 import json
 import statistics
 from collections.abc import Callable, Mapping
+from hashlib import sha256
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, delete, func, insert, select, update
@@ -10,7 +11,7 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 
 from pronk.feedback.schema import DERIVED, answers, events, guidelines, items, readings, showings, state
 
-VERSION = 1  # of these functions; another one in a database makes it fold anew
+VERSION = 2  # of these functions; another one in a database makes it fold anew
 
 
 class Event(NamedTuple):
@@ -74,11 +75,17 @@ def _item(connection: Connection, event: Event) -> None:
             second_model=second["model"],
             part=body["part"],
             asked=body["asked"],
-            lot=int(body["id"][:13], 16) / 16**13,  # ids are hashes, so their order is no order
+            lot=lot(body["prompt"], first["text"], second["text"]),
             doubt=None,
             flags=0,
         )
     )
+
+
+def lot(prompt: list[dict[str, str]], first: str, second: str) -> float:
+    """A number in [0, 1) made of what people read: in no order, and the same wherever the models' folders lie."""
+    content = json.dumps([prompt, first, second], ensure_ascii=False)
+    return int(sha256(content.encode()).hexdigest()[:13], 16) / 16**13
 
 
 def _scored(connection: Connection, event: Event) -> None:
