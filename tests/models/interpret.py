@@ -15,9 +15,9 @@ if DEVICE == "cpu":
 
     _patch = interpreter._patch_lang_tensor
 
-    def _patched(tensor):
-        """numpy 2.4 no longer makes a number of an array of one element by itself."""
-        _patch(tensor)
+    def _patched(tensor, *scope):
+        """numpy 2.4 no longer makes a number of an array of one element by itself. scope: from triton 3.6 on."""
+        _patch(tensor, *scope)
         tensor.__index__ = lambda self: int(self.handle.data.item())
 
     interpreter._patch_lang_tensor = _patched

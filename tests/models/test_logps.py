@@ -65,6 +65,18 @@ def test_a_frozen_head_costs_no_gradient_and_changes_none(targets, chunk):
     assert out.head.weight.grad is not None and frozen.head.weight.grad is None
 
 
+def test_a_head_widened_for_a_gpu_is_the_same(targets, monkeypatch):
+    def slopes():
+        out = Output(random(B, T, D).requires_grad_(), Head(V, D, biased=True))
+        out.head.weight.data, out.head.bias.data = random(V, D, seed=1), random(V, seed=2)
+        total, _ = cross_entropy(out, targets)
+        return torch.autograd.grad(total, [out.hidden, out.head.weight, out.head.bias])
+
+    wanted = slopes()
+    monkeypatch.setattr(module, "_widening", lambda weight: 3)
+    assert all(gap(a, b) < 1e-6 for a, b in zip(slopes(), wanted, strict=True))
+
+
 @pytest.mark.parametrize("dense", [False, True], ids=["kept", "dense"])
 def test_a_biased_head_learns_its_bias(targets, chunk, dense):
     """Phi's: the sum and all three gradients as the plain formula gives them."""

@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pronk.models.config import ModelConfig
+from pronk.models.joined import products
 
 
 class SwiGLU(nn.Module):
@@ -16,7 +17,8 @@ class SwiGLU(nn.Module):
         self.down = nn.Linear(config.inner, config.width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.silu(self.gate(x)) * self.up(x))
+        gate, up = products(x, self.gate, self.up)
+        return self.down(F.silu(gate) * up)
 
 
 class SwiGLUSingle(nn.Module):

@@ -16,11 +16,11 @@ BLOCK = 16_384  # columns in registers at a time
 
 @jit
 def _spend(
-    logits: "Any", targets: "Any", keep: "Any", losses: "Any",
+    logits: "Any", targets: "Any", keep: "Any", losses: "Any", stride: "Any",
     V: "constexpr", KEEPS: "constexpr", WANTS: "constexpr", BLOCK: "constexpr",
 ) -> None:  # fmt: skip
     row = tl.program_id(0)
-    place = logits + row.to(tl.int64) * V
+    place = logits + row.to(tl.int64) * stride
     target = tl.load(targets + row)
     weight = tl.load(keep + row).to(tl.float32) if KEEPS else 1.0
     chosen = tl.load(place + target).to(tl.float32)
@@ -44,13 +44,15 @@ def _spend(
 def spend(logits: Tensor, targets: Tensor, keep: Tensor | None, wants: bool) -> Tensor:
     """Losses [N], float32, of logits [N, V] and targets [N]; with `wants`, logits become the gradient of their sum.
 
-    keep [N]: 1 for rows that count, 0 for others; None = all count.
+    logits may be a part of wider rows. keep [N]: 1 for rows that count, 0 for others; None = all count.
     """
     N, V = logits.shape
     losses = torch.empty(N, dtype=torch.float32, device=logits.device)
     block = min(BLOCK, power(V))
     if N:
         _spend[(N,)](
-            logits, targets, targets if keep is None else keep, losses, V, keep is not None, wants, block, num_warps=16
+            *(logits, targets, targets if keep is None else keep, losses, logits.stride(0)),
+            *(V, keep is not None, wants, block),
+            num_warps=16,
         )
     return losses

@@ -18,10 +18,14 @@ from pronk.models.heads import Head, Output
 IGNORE = -100  # the same as data.batch.IGNORE; models imports nothing of ours
 CHUNK = 1 << 23  # logits held at a time, elements
 GPU_CHUNK = 1 << 27  # 512 MiB: with fewer rows a GPU would mostly read the head's weights
+TILE = 256  # a GPU's products are made of tiles: rows in whole ones
+WIDE = 64  # and it is several times slower where a vocabulary is not a multiple of this (LOG.md)
 
 
 def _chunks(total: int, head: Tensor) -> Iterator[slice]:
     step = max(1, (GPU_CHUNK if head.is_cuda else CHUNK) // len(head))
+    if head.is_cuda and step > TILE:
+        step -= step % TILE
     for start in range(0, total, step):
         yield slice(start, min(start + step, total))
 
@@ -37,23 +41,26 @@ class _CrossEntropy(torch.autograd.Function):
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, keep: Tensor | None, wants: bool
     ) -> tuple[Tensor, Tensor]:
         losses = torch.empty(len(targets), device=hidden.device, dtype=torch.float32)
+        V, more = len(weight), _widening(weight)
         grad_hidden = torch.empty_like(hidden) if wants else None
-        grad_weight = torch.zeros_like(weight) if wants and ctx.needs_input_grad[1] else None  # none of a frozen head
         grad_bias = torch.zeros_like(bias) if wants and bias is not None else None
         dtype = F.linear(hidden[:0], weight[:1]).dtype  # autocast's
-        inputs, matrix = hidden.to(dtype), weight.to(dtype)
+        inputs, matrix = hidden.to(dtype), _lengthened(weight.to(dtype), more)
+        shift = None if bias is None else _lengthened(bias.to(dtype), more)
+        wants_weight = wants and ctx.needs_input_grad[1]  # not that of a frozen head
+        grad_weight = torch.zeros_like(matrix, dtype=weight.dtype) if wants_weight else None
         spend = kernels_loss.spend if weight.is_cuda and jit.found else _spend
         for part in _chunks(len(targets), weight):
-            errors = F.linear(inputs[part], matrix, None if bias is None else bias.to(dtype))
-            losses[part] = spend(errors, targets[part], None if keep is None else keep[part, 0], wants)
+            errors = F.linear(inputs[part], matrix, shift)  # columns from V on are zeros and stay so
+            losses[part] = spend(errors[:, :V], targets[part], None if keep is None else keep[part, 0], wants)
             if grad_hidden is None:
                 continue
             if grad_bias is not None:
-                grad_bias += errors.sum(0, dtype=torch.float32)
+                grad_bias += errors[:, :V].sum(0, dtype=torch.float32)
             grad_hidden[part] = errors @ matrix
             if grad_weight is not None:
                 grad_weight += errors.T @ inputs[part]
-        ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
+        ctx.save_for_backward(grad_hidden, None if grad_weight is None else grad_weight[:V], grad_bias)
         ctx.mark_non_differentiable(losses)
         return losses.sum(), losses
 
@@ -61,6 +68,15 @@ class _CrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
         found = [None if grad is None else grad * grads[0] for grad in ctx.saved_tensors]
         return *found, None, None, None
+
+
+def _widening(weight: Tensor) -> int:
+    """Rows of zeros that a head gets on a GPU, so that its products are aligned."""
+    return -len(weight) % WIDE if weight.is_cuda else 0
+
+
+def _lengthened(x: Tensor, more: int) -> Tensor:
+    return torch.cat((x, x.new_zeros(more, *x.shape[1:]))) if more else x
 
 
 def _spend(logits: Tensor, targets: Tensor, keep: Tensor | None, wants: bool) -> Tensor:
