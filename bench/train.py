@@ -22,6 +22,7 @@ from pronk.learn.losses import cross_entropy
 from pronk.learn.optim import OptimConfig
 from pronk.models.build import build, count, multiplied
 from pronk.models.config import ModelConfig
+from pronk.models.presets import PRESETS
 
 PEAK = 989e12
 
@@ -50,6 +51,7 @@ def llama(width, layers, heads, kv_heads, ffn_dim, vocab=32000, context=2048, **
 
 ROWS = {
     "llama-134m": Row(llama(768, 12, 12, 12, 2048), 32, 1024),
+    "gpt2": Row(ModelConfig(**PRESETS["gpt2"]), 32, 1024),
     "llama-1.1b": Row(llama(2048, 22, 32, 4, 5632), 8, 2048, 4),
     "story-15m": Row(llama(288, 6, 6, 6, 768), 128, 512),
     "8b-slice": Row(llama(4096, 4, 32, 8, 14336, vocab=128_256, context=8192), 1, 8192),
