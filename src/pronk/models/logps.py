@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from pronk.models import jit, kernels_loss
+from pronk.models import jit, kernels_logps, kernels_loss
 from pronk.models.heads import Head, Output
 
 IGNORE = -100  # the same as data.batch.IGNORE; models imports nothing of ours
@@ -95,6 +95,46 @@ def _spend(logits: Tensor, targets: Tensor, keep: Tensor | None, wants: bool) ->
     return losses
 
 
+class _Logps(torch.autograd.Function):
+    """Log-probabilities and entropies [N] each by Triton kernels; backward makes the logits of each chunk again."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, temperature: float
+    ) -> tuple[Tensor, Tensor]:
+        ctx.dtype, ctx.temperature = F.linear(hidden[:0], weight[:1]).dtype, temperature  # autocast's
+        parts = _chunks(len(targets), weight)
+        found = [
+            kernels_logps.read(_Logps._logits(ctx, hidden[s], weight, bias), targets[s], temperature) for s in parts
+        ]
+        ctx.save_for_backward(hidden, weight, bias, targets, *found)
+        both = torch.cat([one[:2] for one in found], 1) if found else hidden.new_zeros(2, 0, dtype=torch.float32)
+        return both[0], both[1]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, bias, targets, *found = ctx.saved_tensors
+        needs = ctx.needs_input_grad
+        grad_hidden = torch.empty_like(hidden) if needs[0] else None
+        grad_weight = torch.zeros_like(weight) if needs[1] else None  # none of a frozen head
+        grad_bias = torch.zeros_like(bias) if bias is not None and needs[2] else None
+        wanted, matrix = torch.stack(grads), weight.to(ctx.dtype)
+        for part, known in zip(_chunks(len(targets), weight), found):
+            slopes = _Logps._logits(ctx, hidden[part], weight, bias)
+            kernels_logps.spend(slopes, targets[part], known, wanted[:, part].contiguous(), ctx.temperature)
+            if grad_hidden is not None:
+                grad_hidden[part] = slopes @ matrix
+            if grad_weight is not None:
+                grad_weight += slopes.T @ hidden[part].to(ctx.dtype)
+            if grad_bias is not None:
+                grad_bias += slopes.sum(0, dtype=torch.float32)
+        return grad_hidden, grad_weight, grad_bias, None, None
+
+    @staticmethod
+    def _logits(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.linear(hidden.to(ctx.dtype), weight.to(ctx.dtype), None if bias is None else bias.to(ctx.dtype))
+
+
 def cross_entropy(output: Output, targets: Tensor, dense: bool = False) -> tuple[Tensor, Tensor]:
     """Sum of negative log-likelihoods in nats, and the detached loss of each target.
 
@@ -130,7 +170,11 @@ def logps(output: Output, targets: Tensor, temperature: float = 1.0, dense: bool
         entropy = -(all_logps.exp() * all_logps).sum(-1)
         return all_logps.gather(1, wanted[:, None])[:, 0], entropy
 
-    found, entropy = _in_chunks(part, output.head, hidden, wanted)
+    head = output.head
+    if head.weight.is_cuda and jit.found:
+        found, entropy = _Logps.apply(hidden, head.weight, head.bias, wanted, temperature)  # type: ignore[no-untyped-call]
+    else:
+        found, entropy = _in_chunks(part, head, hidden, wanted)
     if dense:
         return found.view(targets.shape).where(keep, 0.0), entropy.view(targets.shape).where(keep, 0.0)
     zeros = output.hidden.new_zeros(targets.shape, dtype=torch.float32)
