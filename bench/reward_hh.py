@@ -21,7 +21,7 @@ from pronk.learn.learner import Learner
 from pronk.learn.losses import bradley_terry
 from pronk.learn.optim import OptimConfig
 from pronk.models.heads import Output
-from pronk.rl.rewards import minilm
+from pronk.rl.minilm import minilm
 
 STEPS, BATCH = 300, 128
 CONFIG = OptimConfig(lr=3e-3, warmup=20, schedule="linear", final=0.0, weight_decay=0.3)

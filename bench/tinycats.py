@@ -30,7 +30,7 @@ from pronk.learn.optim import OptimConfig
 from pronk.models.heads import disable_dropout
 from pronk.rl.algorithms import ALGORITHMS
 from pronk.rl.kl import KLConfig
-from pronk.rl.rewards import minilm
+from pronk.rl.minilm import minilm
 from pronk.rl.rollouts import RolloutConfig, RolloutSource
 from pronk.world.tell import stories
 from pronk.world.words import KINDS

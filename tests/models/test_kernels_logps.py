@@ -1,4 +1,4 @@
-"""The Triton kernels of log-probabilities and entropies against the plain ones, in Triton's interpreter: no GPU needed."""
+"""The Triton kernels of log-probabilities and entropies against plain math, in Triton's interpreter: no GPU needed."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from models.interpret import DEVICE  # before any kernel
 
 # isort: split
 from pronk.models import kernels_logps, logps
-from pronk.models.heads import Head, Output
+from pronk.models.heads import Head
 
 
 @pytest.mark.parametrize("vocab", [7, 1000, 40_000])

@@ -11,7 +11,8 @@ import torch
 
 from pronk.data.records import Message, Sample
 from pronk.errors import UserError
-from pronk.rl.rewards import Compute, Reward, each, named
+from pronk.rl.minilm import Compute
+from pronk.rl.rewards import Reward, each, named
 from pronk.tasks.table import TASKS
 from pronk.text.chat import encode_chat
 

@@ -52,11 +52,11 @@ def pad_rollouts(
 
 def pad_values(prompts: Sequence[Sequence[int]], values: Sequence[Sequence[float]], width: int) -> Tensor:
     """One value a response token, [B, width] float32, aligned with pad_rollouts' targets; 0 elsewhere."""
-    padded = torch.zeros(len(values), width)
-    for row, prompt, one in zip(padded, prompts, values, strict=True):
+    rows = []
+    for prompt, one in zip(prompts, values, strict=True):
         start = len(prompt) - 1
-        row[start : start + len(one)] = torch.tensor(list(one), dtype=torch.float32)
-    return padded
+        rows.append([0.0] * start + list(one) + [0.0] * (width - start - len(one)))
+    return torch.tensor(rows, dtype=torch.float32).view(len(rows), width)
 
 
 def _shift(ids: Sequence[int], mask: Sequence[bool], length: int | None) -> tuple[list[int], list[int]]:

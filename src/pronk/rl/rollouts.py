@@ -25,7 +25,7 @@ from pronk.rl.kl import KLConfig, adapted
 from pronk.rl.rewards import Reward, placed
 from pronk.rl.share import Share
 
-GPU_MULTIPLE = 32  # rows of one length, so that few shapes are met and their steps can be captured
+MULTIPLE, GPU_MULTIPLE = 8, 32  # on a GPU, rows of one length, so that few shapes are met and steps can be captured
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,9 @@ class RolloutSource:
         """Rewards, log-probabilities, values and advantages of a round, and its statistics."""
         on_gpu = self.device.type == "cuda"
         asked, answered = [s.prompt_ids for s in samples], [s.ids for s in samples]
-        tokens, targets = pad_rollouts(asked, answered, pad=0, multiple=GPU_MULTIPLE if on_gpu else 8)
+        longest = max(len(s.prompt_ids) + len(s.ids) - 1 for s in samples)
+        multiple = GPU_MULTIPLE if on_gpu and longest > GPU_MULTIPLE else MULTIPLE
+        tokens, targets = pad_rollouts(asked, answered, pad=0, multiple=multiple)
         answered_at = (targets != IGNORE).float()
         batch = Batch(tokens, targets, dense=on_gpu).map(lambda x: x.to(self.device))
         mask = answered_at.to(self.device)
