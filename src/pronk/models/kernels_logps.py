@@ -15,10 +15,11 @@ BLOCK = 16_384  # columns in registers at a time
 
 @jit
 def _read(
-    logits: "Any", targets: "Any", found: "Any", scale: "Any", V: "constexpr", N: "constexpr", BLOCK: "constexpr"
-) -> None:
+    logits: "Any", targets: "Any", found: "Any", scale: "Any", stride: "Any", N: "Any",
+    V: "constexpr", BLOCK: "constexpr",
+) -> None:  # fmt: skip
     row = tl.program_id(0)
-    place = logits + row.to(tl.int64) * V
+    place = logits + row.to(tl.int64) * stride
     chosen = tl.load(place + tl.load(targets + row)).to(tl.float32) * scale
     highest, total = float("-inf"), 0.0
     for start in range(0, V, BLOCK):
@@ -39,11 +40,11 @@ def _read(
 
 @jit
 def _spend(
-    logits: "Any", targets: "Any", found: "Any", wanted: "Any", scale: "Any",
-    V: "constexpr", N: "constexpr", BLOCK: "constexpr",
+    logits: "Any", targets: "Any", found: "Any", wanted: "Any", scale: "Any", stride: "Any", N: "Any",
+    V: "constexpr", BLOCK: "constexpr",
 ) -> None:  # fmt: skip
     row = tl.program_id(0)
-    place = logits + row.to(tl.int64) * V
+    place = logits + row.to(tl.int64) * stride
     target = tl.load(targets + row)
     entropy, log_sum = tl.load(found + N + row), tl.load(found + 2 * N + row)
     of_logp, of_entropy = tl.load(wanted + row), tl.load(wanted + N + row)
@@ -58,11 +59,13 @@ def _spend(
 
 def read(logits: Tensor, targets: Tensor, temperature: float) -> Tensor:
     """[3, N] float32 of logits [N, V] and targets [N]: log-probability of the target and entropy, nats, under
-    softmax(logits / temperature), and the logarithm of that softmax's sum, which `spend` needs."""
+    softmax(logits / temperature), and the logarithm of that softmax's sum, which `spend` needs. logits may be a part of
+    wider rows."""
     N, V = logits.shape
     found = torch.empty(3, N, dtype=torch.float32, device=logits.device)
     if N:
-        _read[(N,)](logits, targets, found, 1 / temperature, V, N, min(BLOCK, power(V)), num_warps=16)
+        rest = (1 / temperature, logits.stride(0), N, V, min(BLOCK, power(V)))
+        _read[(N,)](logits, targets, found, *rest, num_warps=16)
     return found
 
 
@@ -70,5 +73,5 @@ def spend(logits: Tensor, targets: Tensor, found: Tensor, wanted: Tensor, temper
     """Logits become the gradient of what `read` found. wanted [2, N]: gradients of log-probabilities and entropies."""
     N, V = logits.shape
     if N:
-        rest = (1 / temperature, V, N, min(BLOCK, power(V)))
+        rest = (1 / temperature, logits.stride(0), N, V, min(BLOCK, power(V)))
         _spend[(N,)](logits, targets, found, wanted, *rest, num_warps=16)

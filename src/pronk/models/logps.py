@@ -41,12 +41,11 @@ class _CrossEntropy(torch.autograd.Function):
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, keep: Tensor | None, wants: bool
     ) -> tuple[Tensor, Tensor]:
         losses = torch.empty(len(targets), device=hidden.device, dtype=torch.float32)
-        V, more = len(weight), _widening(weight)
+        V = len(weight)
         grad_hidden = torch.empty_like(hidden) if wants else None
         grad_bias = torch.zeros_like(bias) if wants and bias is not None else None
         dtype = F.linear(hidden[:0], weight[:1]).dtype  # autocast's
-        inputs, matrix = hidden.to(dtype), _lengthened(weight.to(dtype), more)
-        shift = None if bias is None else _lengthened(bias.to(dtype), more)
+        inputs, (matrix, shift) = hidden.to(dtype), _widened(weight, bias, dtype)
         wants_weight = wants and ctx.needs_input_grad[1]  # not that of a frozen head
         grad_weight = torch.zeros_like(matrix, dtype=weight.dtype) if wants_weight else None
         spend = kernels_loss.spend if weight.is_cuda and jit.found else _spend
@@ -75,8 +74,14 @@ def _widening(weight: Tensor) -> int:
     return -len(weight) % WIDE if weight.is_cuda else 0
 
 
-def _lengthened(x: Tensor, more: int) -> Tensor:
-    return torch.cat((x, x.new_zeros(more, *x.shape[1:]))) if more else x
+def _widened(weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+    """The head in the computing type, lengthened by rows of zeros."""
+    more = _widening(weight)
+    both = [None if x is None else x.to(dtype) for x in (weight, bias)]
+    if more:
+        both = [None if x is None else torch.cat((x, x.new_zeros(more, *x.shape[1:]))) for x in both]
+    assert both[0] is not None
+    return both[0], both[1]
 
 
 def _spend(logits: Tensor, targets: Tensor, keep: Tensor | None, wants: bool) -> Tensor:
@@ -103,9 +108,10 @@ class _Logps(torch.autograd.Function):
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, temperature: float
     ) -> tuple[Tensor, Tensor]:
         ctx.dtype, ctx.temperature = F.linear(hidden[:0], weight[:1]).dtype, temperature  # autocast's
-        parts = _chunks(len(targets), weight)
+        V, inputs, (matrix, shift) = len(weight), hidden.to(ctx.dtype), _widened(weight, bias, ctx.dtype)
         found = [
-            kernels_logps.read(_Logps._logits(ctx, hidden[s], weight, bias), targets[s], temperature) for s in parts
+            kernels_logps.read(F.linear(inputs[part], matrix, shift)[:, :V], targets[part], temperature)
+            for part in _chunks(len(targets), weight)
         ]
         ctx.save_for_backward(hidden, weight, bias, targets, *found)
         both = torch.cat([one[:2] for one in found], 1) if found else hidden.new_zeros(2, 0, dtype=torch.float32)
@@ -114,25 +120,21 @@ class _Logps(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, targets, *found = ctx.saved_tensors
-        needs = ctx.needs_input_grad
+        needs, V = ctx.needs_input_grad, len(weight)
+        wanted, inputs, (matrix, shift) = torch.stack(grads), hidden.to(ctx.dtype), _widened(weight, bias, ctx.dtype)
         grad_hidden = torch.empty_like(hidden) if needs[0] else None
-        grad_weight = torch.zeros_like(weight) if needs[1] else None  # none of a frozen head
+        grad_weight = torch.zeros_like(matrix, dtype=weight.dtype) if needs[1] else None  # none of a frozen head
         grad_bias = torch.zeros_like(bias) if bias is not None and needs[2] else None
-        wanted, matrix = torch.stack(grads), weight.to(ctx.dtype)
         for part, known in zip(_chunks(len(targets), weight), found):
-            slopes = _Logps._logits(ctx, hidden[part], weight, bias)
-            kernels_logps.spend(slopes, targets[part], known, wanted[:, part].contiguous(), ctx.temperature)
+            slopes = F.linear(inputs[part], matrix, shift)  # columns from V on are zeros and stay so
+            kernels_logps.spend(slopes[:, :V], targets[part], known, wanted[:, part].contiguous(), ctx.temperature)
             if grad_hidden is not None:
                 grad_hidden[part] = slopes @ matrix
             if grad_weight is not None:
-                grad_weight += slopes.T @ hidden[part].to(ctx.dtype)
+                grad_weight += slopes.T @ inputs[part]
             if grad_bias is not None:
-                grad_bias += slopes.sum(0, dtype=torch.float32)
-        return grad_hidden, grad_weight, grad_bias, None, None
-
-    @staticmethod
-    def _logits(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return F.linear(hidden.to(ctx.dtype), weight.to(ctx.dtype), None if bias is None else bias.to(ctx.dtype))
+                grad_bias += slopes[:, :V].sum(0, dtype=torch.float32)
+        return grad_hidden, None if grad_weight is None else grad_weight[:V], grad_bias, None, None
 
 
 def cross_entropy(output: Output, targets: Tensor, dense: bool = False) -> tuple[Tensor, Tensor]:
