@@ -15,11 +15,12 @@ def products(x: Tensor, *layers: nn.Module) -> tuple[Tensor, ...]:
     if not torch.compiler.is_compiling() or not all(_plain(layer) for layer in layers):
         return tuple(layer(x) for layer in layers)
     linears = [layer for layer in layers if isinstance(layer, nn.Linear)]
-    biases = [linear.bias for linear in linears if linear.bias is not None]
+    biases: list[Tensor] = [linear.bias for linear in linears if linear.bias is not None]
+    weights: list[Tensor] = [linear.weight for linear in linears]
     if len(biases) not in (0, len(linears)):
         return tuple(layer(x) for layer in layers)
-    weight = torch.cat([linear.weight for linear in linears])
-    return F.linear(x, weight, torch.cat(biases) if biases else None).split([y.out_features for y in linears], -1)
+    joined = F.linear(x, torch.cat(weights), torch.cat(biases) if biases else None)
+    return torch.split(joined, [linear.out_features for linear in linears], -1)
 
 
 def _plain(layer: nn.Module) -> bool:
