@@ -1,4 +1,4 @@
-"""Triton kernels from logits to the next token: two small passes, and all that a step notes down, in three launches.
+"""Triton kernels from logits to the next token: two small passes, and all that a step notes down; rules in a third.
 
 The same rules and the same random numbers as sampler.py and philox.py: a token is the first at which the summed
 probability reaches the row's number. Only its sums differ, by rounding: by blocks of the vocabulary here.
@@ -10,57 +10,63 @@ import torch
 from torch import Tensor
 
 from pronk.engine.forward import NOWHERE
+from pronk.engine.kernels_filter import cut, tempered
 from pronk.engine.rows import Rows
 from pronk.models.jit import begin, ceil, constexpr, early, jit, power, tl, wait
 
 BLOCK = 1024  # tokens of the vocabulary that one program reads
 
 
-def advance(logits: Tensor, rows: Rows, live: int, tempered: bool) -> None:
+def advance(logits: Tensor, rows: Rows, live: int, filtered: bool) -> None:
     """Sample a token for each of the first `live` rows from logits [live, V or more] and note it as `step.note` does.
 
-    tempered: the logits are divided by the temperature already, and forbidden tokens are -inf.
+    filtered: some rows have a rule besides their temperature.
     """
     V, wide = rows.vocab, logits.stride(0)  # a row may be longer than the vocabulary
+    floors, lasts = cut(logits, rows, live) if filtered else (rows.real, rows.whole)
     blocks = ceil(V, BLOCK)
     tops = torch.empty(live, blocks, device=logits.device)
     masses = torch.empty_like(tops)
-    sizes = {"TEMPERED": tempered, "EARLY": early(live), "BLOCK": BLOCK, "num_warps": 4, "launch_pdl": early(live)}
-    _survey[(blocks, live)](logits, rows.real, rows.positions, tops, masses, V, wide, rows.real.stride(0), 5, **sizes)
-    seen = rows.seen if rows.seen is not None else logits
+    seen = rows.seen.view(torch.uint8) if rows.seen is not None else logits
+    sizes = {"FILTERED": filtered, "SEEN": filtered and rows.seen is not None, "EARLY": early(live)}
+    sizes |= {"BLOCK": BLOCK, "num_warps": 4, "launch_pdl": early(live)}
+    given = (logits, seen, floors, lasts, tops, masses, rows.whole, rows.real, V, wide)
+    _survey[(blocks, live)](*given, **sizes)
     _choose[(live,)](
-        *(logits, tops, masses, rows.whole, rows.real, rows.stops, rows.done, rows.ids, rows.logps, seen),
-        *(V, wide, blocks, rows.length, rows.stops.shape[1]),
+        *(*given, rows.stops, rows.done, rows.ids, rows.logps, blocks, rows.length, rows.stops.shape[1]),
         **sizes | {"BLOCKS": power(blocks), "STOPS": power(max(1, rows.stops.shape[1]), 1)},
-        SEEN=rows.seen is not None and tempered,
     )
 
 
 @jit
-def _heat(real: "Any", TEMPERED: "constexpr") -> "Any":
-    """What logits are divided by: greedy rows as they are."""
-    temperature = tl.load(real)
-    hot = temperature > 0
-    by = tl.where(hot & (not TEMPERED), temperature, 1.0)
-    return hot, by
+def _allowed(
+    logits: "Any", seen: "Any", floors: "Any", lasts: "Any", row: "Any", v: "Any", V: "Any", real: "Any",
+    FILTERED: "constexpr", SEEN: "constexpr",
+) -> "Any":  # fmt: skip
+    """Logits of tokens v after all rules, -inf where they may not be sampled."""
+    x = tempered(logits, seen, v, V, real, SEEN)
+    if FILTERED:
+        floor = tl.load(floors + row)
+        below = (x < floor) | ((x == floor) & (v > tl.load(lasts + row)))  # never NaN, which is to show
+        x = tl.where(below, float("-inf"), x)
+    return x
 
 
 @jit
 def _survey(
-    logits: "Any", real: "Any", positions: "Any", tops: "Any", masses: "Any", V: "Any", wide: "Any", real_row: "Any",
-    position_row: "Any",
-    TEMPERED: "constexpr", EARLY: "constexpr", BLOCK: "constexpr",
+    logits: "Any", seen: "Any", floors: "Any", lasts: "Any", tops: "Any", masses: "Any", whole: "Any", real: "Any",
+    V: "Any", wide: "Any",
+    FILTERED: "constexpr", SEEN: "constexpr", EARLY: "constexpr", BLOCK: "constexpr",
 ) -> None:  # fmt: skip
     """Largest logit of each block, and the sum of exp(logit - largest)."""
     if EARLY:
         begin()
         wait()
     block, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
-    if tl.load(positions + row * position_row) < 0:
+    if tl.load(whole + row * 5 + 1) < 0:
         return
     v = block * BLOCK + tl.arange(0, BLOCK)
-    _, by = _heat(real + row * real_row, TEMPERED)
-    x = tl.load(logits + row * wide + v, mask=v < V, other=float("-inf")).to(tl.float32) / by
+    x = _allowed(logits + row * wide, seen + row * V, floors, lasts, row, v, V, real + row * 4, FILTERED, SEEN)
     top = tl.max(x, 0)
     base = tl.where(top == float("-inf"), 0.0, top)  # a block of forbidden tokens
     at = row * tl.num_programs(0) + block
@@ -70,11 +76,11 @@ def _survey(
 
 @jit
 def _choose(
-    logits: "Any", tops: "Any", masses: "Any", whole: "Any", real: "Any", stops: "Any", done: "Any", ids: "Any",
-    logps: "Any", seen: "Any",
-    V: "Any", wide: "Any", blocks: "Any", length: "Any", stop_count: "Any",
-    TEMPERED: "constexpr", EARLY: "constexpr", BLOCK: "constexpr", BLOCKS: "constexpr", STOPS: "constexpr",
-    SEEN: "constexpr",
+    logits: "Any", seen: "Any", floors: "Any", lasts: "Any", tops: "Any", masses: "Any", whole: "Any", real: "Any",
+    V: "Any", wide: "Any", stops: "Any", done: "Any", ids: "Any", logps: "Any", blocks: "Any", length: "Any",
+    stop_count: "Any",
+    FILTERED: "constexpr", SEEN: "constexpr", EARLY: "constexpr", BLOCK: "constexpr", BLOCKS: "constexpr",
+    STOPS: "constexpr",
 ) -> None:  # fmt: skip
     """The block, then the token in it; then what `step.note` does."""
     if EARLY:
@@ -86,7 +92,7 @@ def _choose(
     if place < 0:
         return
     place += 1
-    hot, by = _heat(real + row * 4, TEMPERED)
+    hot = tl.load(real + row * 4) > 0
     b, n = tl.arange(0, BLOCKS), tl.arange(0, BLOCK)
     peaks = tl.load(tops + row * blocks + b, mask=b < blocks, other=float("-inf"))
     top = tl.max(peaks, 0)
@@ -99,7 +105,7 @@ def _choose(
     block = tl.where(hot, tl.minimum(block, blocks - 1), tl.argmax(peaks, 0))
     before = tl.sum(tl.where(b == block - 1, sums, 0.0), 0)
     v = block * BLOCK + n
-    x = tl.load(logits + row * wide + v, mask=v < V, other=float("-inf")).to(tl.float32) / by
+    x = _allowed(logits + row * wide, seen + row * V, floors, lasts, row, v, V, real + row * 4, FILTERED, SEEN)
     chances = tl.exp(x - top)
     drawn = tl.sum((before + tl.cumsum(chances, 0) < wanted).to(tl.int32), 0)
     drawn = tl.minimum(drawn, tl.max(tl.where(chances > 0, n, 0), 0))  # rounding never leads past the last chance
@@ -109,7 +115,7 @@ def _choose(
     tl.store(ids + row * (length + 1) + place, token)
     tl.store(logps + row * (length + 1) + place, chosen - top - tl.log(total))
     if SEEN:
-        tl.store(seen + row * V + token, True)
+        tl.store(seen + row * V + token, 1)
     s = tl.arange(0, STOPS)
     stop = tl.load(stops + row * stop_count + s, mask=s < stop_count, other=-1)
     ends = (tl.max((stop == token).to(tl.int32), 0) > 0) | (place >= tl.load(line + 2))

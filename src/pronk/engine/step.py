@@ -12,7 +12,7 @@ from torch import Tensor
 from pronk.engine.forward import NOWHERE, PREFILL
 from pronk.engine.quick import Quick, Runs, Through, run_logits, run_prefill
 from pronk.engine.rows import BLOCK, Rows
-from pronk.engine.sampler import Use, distribution, sample, shape
+from pronk.engine.sampler import Use, distribution, sample
 from pronk.models.state import State
 
 EVERYTHING = Use(top_k=True, top_p=True, min_p=True, penalty=True)
@@ -29,12 +29,12 @@ def decode(model: Runs, state: State, rows: Rows, live: int, span: int, use: Use
     logits = run_logits(model, tokens, positions, state, span)
     if use.adjust and rows.adjusting is not None:
         logits = rows.adjusting.apply(logits.float(), tokens, positions)
-    rules, seen = rows.rules(live), None if rows.seen is None else rows.seen[:live]
     if fused:
         from pronk.engine.kernels_sampler import advance
 
-        advance(shape(logits.float(), rules, use, seen) if use.filtered else logits, rows, live, use.filtered)
+        advance(logits, rows, live, use.filtered)
         return
+    rules, seen = rows.rules(live), None if rows.seen is None else rows.seen[:live]
     logps = distribution(logits.float(), rules, use, seen)
     uniforms = rows.random[:live].gather(1, (positions + 1) % BLOCK)
     note(rows, live, *sample(logps, rules.temperature, uniforms, use), use)
