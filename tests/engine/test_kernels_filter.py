@@ -1,4 +1,4 @@
-"""Floors found without a sort against sampler.py's rules, which sort: the same tokens are kept, in every mix of rows."""
+"""Floors found without a sort against sampler.py's rules, which sort: the same tokens stay, in every mix of rows."""
 
 import torch
 from models.interpret import DEVICE  # before any kernel

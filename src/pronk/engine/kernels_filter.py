@@ -37,7 +37,7 @@ def tempered(logits: "Any", seen: "Any", v: "Any", V: "Any", real: "Any", SEEN: 
     """Logits of tokens v of a row after its repetition penalty and its temperature; -inf beyond the vocabulary."""
     x = tl.load(logits + v, mask=v < V, other=float("-inf")).to(tl.float32)
     heat, penalty = tl.load(real), tl.load(real + 3)
-    if SEEN:
+    if SEEN:  # noqa: SIM102 (decided when this is compiled)
         if penalty != 1.0:
             known = tl.load(seen + v, mask=v < V, other=0) != 0
             x = tl.where(known, tl.where(x > 0, tl.div_rn(x, penalty), x * penalty), x)

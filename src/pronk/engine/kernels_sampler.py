@@ -28,8 +28,8 @@ def advance(logits: Tensor, rows: Rows, live: int, filtered: bool) -> None:
     tops = torch.empty(live, blocks, device=logits.device)
     masses = torch.empty_like(tops)
     seen = rows.seen.view(torch.uint8) if rows.seen is not None else logits
-    sizes = {"FILTERED": filtered, "SEEN": filtered and rows.seen is not None, "EARLY": early(live)}
-    sizes |= {"BLOCK": BLOCK, "num_warps": 4, "launch_pdl": early(live)}
+    sizes = {"BLOCK": BLOCK, "num_warps": 4, "EARLY": early(live), "launch_pdl": early(live)}
+    sizes |= {"FILTERED": filtered, "SEEN": filtered and rows.seen is not None}
     given = (logits, seen, floors, lasts, tops, masses, rows.whole, rows.real, V, wide)
     _survey[(blocks, live)](*given, **sizes)
     _choose[(live,)](
