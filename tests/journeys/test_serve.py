@@ -6,6 +6,7 @@ import signal
 import socket
 from contextlib import contextmanager
 
+import httpx
 import openai
 import pytest
 import torch
@@ -86,6 +87,10 @@ def test_a_reward_model_is_served(raised, tmp_path):
         assert client.models() == ["Judge 1"]
         asked = [[*ASK, {"role": "assistant", "content": text}] for text in ("A cat sat.", "No.")]
         found = client.score(asked)
+        api = openai.OpenAI(base_url=f"{url}/v1", api_key="k", max_retries=0, timeout=60)
+        told = api.post("/score", body={"model": "Judge 1", "conversations": asked}, cast_to=dict)
+        assert [row["score"] for row in told["data"]] == pytest.approx(found, abs=1e-5)
+        assert httpx.get(f"{url}/health").status_code == 200
         for messages, score in zip(asked, found):
             assert client.score([messages]) == pytest.approx([score], abs=1e-5)
             ids = template_ids(tokenizer, messages)
