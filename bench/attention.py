@@ -1,77 +1,84 @@
 """Attention forwards: naive, xFormers, each of torch's kernels, Flex, and our own layer; core and whole layer.
 
-Usage: PYTHONPATH=src python bench/attention.py [--lengths 512 1024 2048 4096 8192] [--iterations 100] [--toy]
-What is run: 32 layers x 100 iterations of causal attention, width 4096 in 32 heads, fp16, batch 1, no gradients; the
-device is waited for before and after. core = softmax(q k^T / sqrt(128)) v from ready heads; layer = core and the four
-projections around it. naive = three plain operations and a causal mask. Figures: milliseconds a layer, how many times
-faster than naive, and MiB that the call needs beyond weights and input. --toy: small sizes that run on a CPU, to see
-that all agree.
+Usage: PYTHONPATH=src python bench/attention.py [--lengths 512 1024 2048 4096 8192] [--seconds 0.3] [--toy]
+What is run: 32 layers with weights of their own x up to 100 iterations, as many as fit into --seconds, of causal
+attention; width 4096 in 32 heads, fp16, batch 1, no gradients; the device is waited for before and after.
+core = softmax(q k^T / sqrt(128)) v from ready heads; layer = core and the four projections around it. naive = three
+plain operations and a ready causal mask; "float32 softmax" = the same as Meta's Llama and transformers' eager layers
+have it. joined = q, k and v by one product. graph = the 32 layers as one CUDA graph. pronk = our layer with its rotary
+positions, which the others lack. Figures: milliseconds a layer; times faster than both naive ones; MiB that a call
+needs beyond weights and input. --toy: small sizes that run on a CPU, to see that all agree.
 """
 
 import argparse
 import json
 import time
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from pronk.models.attention import Attention
+from pronk.models.attention import Attention, View
 from pronk.models.config import ModelConfig
 from pronk.models.positions import Rotary
 
+BACKENDS = {
+    "sdpa math": SDPBackend.MATH,
+    "sdpa flash": SDPBackend.FLASH_ATTENTION,
+    "sdpa efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "sdpa cudnn": SDPBackend.CUDNN_ATTENTION,
+}
 
-def naive(q, k, v):
-    T = q.shape[2]
-    future = torch.ones(T, T, dtype=torch.bool, device=q.device).triu(1)
+
+# ── cores: q, k, v [1, heads, T, head_dim] -> [1, heads, T, head_dim]
+
+
+def naive(future, softmax_type, q, k, v):
     scores = (q @ k.mT) * q.shape[3] ** -0.5
-    return scores.masked_fill(future, float("-inf")).softmax(-1) @ v
+    return scores.masked_fill(future, float("-inf")).softmax(-1, softmax_type).to(v.dtype) @ v
 
 
-def by(backend):
-    def core(q, k, v):
-        with sdpa_kernel(backend):
-            return F.scaled_dot_product_attention(q, k, v, is_causal=True)
-
-    return core
+def sdpa(q, k, v):
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True)
 
 
-def xformers():
-    """The wheel is taken where it is installed; None elsewhere."""
-    try:
-        import xformers.ops as ops
-    except ImportError:
-        return None
+def xformers(q, k, v):
+    import xformers.ops as ops
 
-    def core(q, k, v):
-        heads_inside = (x.transpose(1, 2) for x in (q, k, v))
-        return ops.memory_efficient_attention(*heads_inside, attn_bias=ops.LowerTriangularMask()).transpose(1, 2)
-
-    return core
+    inside = (x.transpose(1, 2) for x in (q, k, v))  # it has the heads inside
+    return ops.memory_efficient_attention(*inside, attn_bias=ops.LowerTriangularMask()).transpose(1, 2)
 
 
 def flex(T, device):
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
     mask = create_block_mask(lambda b, h, i, j: i >= j, None, None, T, T, device=device)
-    run = torch.compile(flex_attention) if device == "cuda" else flex_attention
+    run = torch.compile(flex_attention, dynamic=False) if device == "cuda" else flex_attention
     return lambda q, k, v: run(q, k, v, block_mask=mask)
 
 
 def cores(T, device):
-    found = {"naive": naive, "xformers": xformers(), "sdpa math": by(SDPBackend.MATH)}
-    found |= {"sdpa flash": by(SDPBackend.FLASH_ATTENTION), "sdpa efficient": by(SDPBackend.EFFICIENT_ATTENTION)}
-    found |= {"sdpa cudnn": by(SDPBackend.CUDNN_ATTENTION), "flex": flex(T, device)}
-    return {name: core for name, core in found.items() if core is not None}
+    """Name -> (core, the context it runs in)."""
+    future = torch.ones(T, T, dtype=torch.bool, device=device).triu(1)
+    found = {"naive": (partial(naive, future, None), nullcontext)}
+    found["naive, float32 softmax"] = partial(naive, future, torch.float32), nullcontext
+    found["xformers"] = xformers, nullcontext
+    found |= {name: (sdpa, partial(sdpa_kernel, backend)) for name, backend in BACKENDS.items()}
+    return found | {"sdpa, torch's choice": (sdpa, nullcontext), "flex": (flex(T, device), nullcontext)}
 
 
-class Layer(torch.nn.Module):
-    """q, k, v and output projections around a core."""
+# ── layers
 
-    def __init__(self, width, heads, core):
+
+class Separate(torch.nn.Module):
+    """Four projections around a core; `core` is set from outside."""
+
+    def __init__(self, width, heads):
         super().__init__()
-        self.heads, self.core = heads, core
+        self.heads, self.core = heads, sdpa
         self.project = torch.nn.ModuleList(torch.nn.Linear(width, width, bias=False) for _ in range(4))
 
     def forward(self, x):
@@ -80,103 +87,182 @@ class Layer(torch.nn.Module):
         return self.project[3](self.core(q, k, v).transpose(1, 2).reshape(B, T, -1))
 
 
-def timed(run, layers, iterations, device):
-    """Milliseconds a layer, and peak MiB beyond what was there."""
-    wait = torch.cuda.synchronize if device == "cuda" else (lambda: None)
-    for _ in range(3):
-        run()
+class Joined(torch.nn.Module):
+    """The same with q, k and v in one product."""
+
+    def __init__(self, plain):
+        super().__init__()
+        self.heads, self.last = plain.heads, plain.project[3]
+        self.joined = torch.cat([p.weight for p in plain.project[:3]])
+
+    def forward(self, x):
+        B, T, D = x.shape
+        q, k, v = F.linear(x, self.joined).view(B, T, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        return self.last(sdpa(q, k, v).transpose(1, 2).reshape(B, T, D))
+
+
+def ours(plain, config):
+    """pronk.models.attention with the weights of a plain layer."""
+    layer = Attention(config, 0).to(plain.project[0].weight)
+    for name, theirs in zip("qkvo", plain.project):
+        getattr(layer, name).weight.data = theirs.weight.data
+    return layer
+
+
+# ── the clock
+
+
+def timed(run, layers, args):
+    """Milliseconds a layer, iterations, and peak MiB of one beyond what was there. run() is one pass through layers."""
+    wait = torch.cuda.synchronize if args.device == "cuda" else (lambda: None)
+    run()
     wait()
-    held = torch.cuda.memory_allocated() if device == "cuda" else 0
-    if device == "cuda":
+    if args.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
+    held = torch.cuda.memory_allocated() if args.device == "cuda" else 0
     started = time.perf_counter()
-    for _ in range(layers * iterations):
+    run()
+    wait()
+    once = time.perf_counter() - started
+    iterations = max(1, min(args.iterations, int(args.seconds / once)))
+    started = time.perf_counter()
+    for _ in range(iterations):
         run()
     wait()
     seconds = time.perf_counter() - started
-    peak = torch.cuda.max_memory_allocated() if device == "cuda" else 0
-    return 1e3 * seconds / layers / iterations, (peak - held) / 2**20
+    peak = torch.cuda.max_memory_allocated() if args.device == "cuda" else 0
+    return {"ms": 1e3 * seconds / iterations / layers, "iterations": iterations, "mib": (peak - held) / 2**20}
 
 
-def measure(run, wanted, sizes, device):
-    """Time and memory, or what kept the kernel from running; its answer must be naive's."""
+def each(calls):
+    """Run them all, keeping no answer but the last."""
+    for call in calls:
+        answer = call()
+    return answer
+
+
+def measure(calls, wanted, context, args):
+    """Time and memory of one call after the other, or what kept them from running; the first must give `wanted`."""
     try:
-        gap = (run().float() - wanted.float()).abs().max().item()
-    except (RuntimeError, NotImplementedError, ValueError) as error:
-        return {"failed": (str(error).splitlines() or [type(error).__name__])[0][:60]}
-    assert gap < (0.02 if wanted.dtype == torch.float16 else 1e-4), gap
-    milliseconds, mib = timed(run, *sizes, device)
-    return {"ms": milliseconds, "mib": mib, "gap": gap}
+        with context():
+            gap = (calls[0]().float() - wanted.float()).abs().max().item()
+            assert gap < (0.02 if wanted.dtype == torch.float16 else 1e-4), f"differs from naive by {gap}"
+            return {"gap": gap} | timed(partial(each, calls), len(calls), args)
+    except Exception as error:  # a kernel that is not there, or that fails in a library: said in the table
+        return {"failed": (str(error).splitlines() or [""])[0][:70] or type(error).__name__}
 
 
-def of_length(T, args, device, dtype):
-    width, heads, layers = args.width, args.heads, args.layers
-    sizes = (layers, args.iterations)
-    torch.manual_seed(0)
-    q, k, v = (torch.randn(1, heads, T, width // heads, device=device, dtype=dtype) for _ in range(3))
-    x = torch.randn(1, T, width, device=device, dtype=dtype)
-    rows = []
-    with torch.device(device):
-        plain = Layer(width, heads, naive).to(dtype)
-    wanted, layer_wanted = naive(q, k, v), plain(x)
-    for name, core in cores(T, device).items():
-        layer = Layer(width, heads, core).to(device, dtype)
-        layer.load_state_dict(plain.state_dict())
-        found = measure(lambda core=core: core(q, k, v), wanted, sizes, device)
-        rows.append({"T": T, "part": "core", "name": name, **found})
-        found = measure(lambda layer=layer: layer(x), layer_wanted, sizes, device)
-        rows.append({"T": T, "part": "layer", "name": name, **found})
-    rows.append({"T": T, "part": "layer", "name": "pronk, rotary too", **ours(x, plain, args, sizes, device)})
-    return rows
+def graphed(calls, wanted, context, args):
+    """The same with all calls in one CUDA graph."""
+    if args.device != "cuda":
+        return {"failed": "needs CUDA"}
+    try:
+        with context():
+            each(calls)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                last = each([*calls[1:], calls[0]])
+            graph.replay()
+            gap = (last.float() - wanted.float()).abs().max().item()
+            assert gap < 0.02, f"differs from naive by {gap}"
+            return {"gap": gap} | timed(graph.replay, len(calls), args) | {"mib": float("nan")}
+    except Exception as error:
+        return {"failed": (str(error).splitlines() or [""])[0][:70] or type(error).__name__}
 
 
-def ours(x, plain, args, sizes, device):
-    """pronk.models.attention as every decoder runs it; first checked without its rotation."""
+def of_length(T, layers, args):
+    """All rows of one length."""
+    D, heads = args.width, args.heads
+    q, k, v = (torch.randn(1, heads, T, D // heads, device=args.device, dtype=args.dtype) for _ in range(3))
+    x = torch.randn(1, T, D, device=args.device, dtype=args.dtype)
+    found, calls = cores(T, args.device), [partial(layer, x) for layer in layers]
+    set_core(layers, found["naive"][0])
+    wanted, layer_wanted = found["naive"][0](q, k, v), calls[0]()
+    yield "layer", "naive, graph", graphed(calls, layer_wanted, nullcontext, args)
+    for name, (core, context) in found.items():
+        set_core(layers, core)
+        yield "core", name, measure([partial(core, q, k, v)] * len(layers), wanted, context, args)
+        yield "layer", name, measure(calls, layer_wanted, context, args)
+    joined = [partial(Joined(layer), x) for layer in layers]
+    for name in ("flash", "cudnn"):
+        context = partial(sdpa_kernel, BACKENDS[f"sdpa {name}"])
+        yield "layer", f"joined, {name}", measure(joined, layer_wanted, context, args)
+        yield "layer", f"joined, {name}, graph", graphed(joined, layer_wanted, context, args)
+    del joined
+    yield from of_pronk(x, layers, layer_wanted, args)
+
+
+def set_core(layers, core):
+    for layer in layers:
+        layer.core = core
+
+
+def of_pronk(x, layers, wanted, args):
+    """Our layer as every decoder runs it, plain and compiled; first checked without its rotation."""
     config = ModelConfig(width=args.width, heads=args.heads, context=x.shape[1])
-    layer = Attention(config, 0).to(device, x.dtype)
-    for name, theirs in zip("qkvo", plain.project):
-        getattr(layer, name).weight.data.copy_(theirs.weight)
-    rotary = tuple(table.to(device) for table in Rotary(config)(None, x.shape[1]))
+    rotary = tuple(table.to(args.device) for table in Rotary(config)(None, x.shape[1]))
     still = torch.ones_like(rotary[0]), torch.zeros_like(rotary[1])
-    gap = (layer(x, still, None, None, None) - plain(x)).abs().max().item()
+    own = [ours(layer, config) for layer in layers]
+    gap = (own[0](x, still, View(None)).float() - wanted.float()).abs().max().item()
     assert gap < (0.02 if x.dtype == torch.float16 else 1e-4), gap
-    milliseconds, mib = timed(lambda: layer(x, rotary, None, None, None), *sizes, device)
-    return {"ms": milliseconds, "mib": mib, "gap": gap}
+    turned = own[0](x, rotary, View(None))
+    calls = [partial(layer, x, rotary, View(None)) for layer in own]
+    for name, context in (("flash", BACKENDS["sdpa flash"]), ("cudnn", BACKENDS["sdpa cudnn"])):
+        yield "layer", f"pronk, {name}", measure(calls, turned, partial(sdpa_kernel, context), args)
+    if args.device == "cuda":
+        for layer in own:
+            layer.compile(dynamic=False)
+        context = partial(sdpa_kernel, BACKENDS["sdpa cudnn"])
+        yield "layer", "pronk, cudnn, compiled", measure(calls, turned, context, args)
 
 
 def table(rows):
-    naive_ms = {(row["T"], row["part"]): row["ms"] for row in rows if row["name"] == "naive"}
-    lines = [f"{'tokens':>6} {'part':5} {'':18} {'ms':>9} {'x naive':>8} {'MiB':>8}"]
-    for row in rows:
-        start = f"{row['T']:>6} {row['part']:5} {row['name']:18}"
+    ms = {(row["T"], row["part"], row["name"]): row["ms"] for row in rows if "ms" in row}
+    lines = [f"{'tokens':>6} {'part':5} {'':24} {'ms':>8} {'x naive':>8} {'x f32':>6} {'MiB':>7} {'rounds':>6}"]
+    for row in sorted(rows, key=lambda row: row["part"]):
+        start = f"{row['T']:>6} {row['part']:5} {row['name']:24}"
         if "failed" in row:
             lines.append(f"{start} {row['failed']}")
-        else:
-            times = naive_ms[row["T"], row["part"]] / row["ms"]
-            lines.append(f"{start} {row['ms']:9.4f} {times:8.2f} {row['mib']:8.1f}")
+            continue
+        times = [ms.get((row["T"], row["part"], n), 0) / row["ms"] for n in ("naive", "naive, float32 softmax")]
+        figures = f"{row['ms']:8.4f} {times[0]:8.2f} {times[1]:6.2f} {row['mib']:7.0f} {row['iterations']:6}"
+        lines.append(f"{start} {figures}")
     return "\n".join(lines)
 
 
-def main():
+def settings():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lengths", type=int, nargs="+", default=[512, 1024, 2048, 4096, 8192])
     parser.add_argument("--iterations", type=int, default=100)
+    parser.add_argument("--seconds", type=float, default=0.3)
     parser.add_argument("--layers", type=int, default=32)
     parser.add_argument("--width", type=int, default=4096)
     parser.add_argument("--heads", type=int, default=32)
     parser.add_argument("--toy", action="store_true")
     parser.add_argument("--out", default="out/attention.json")
     args = parser.parse_args()
-    device, dtype = "cuda", torch.float16
+    args.device, args.dtype = "cuda", torch.float16
     if args.toy:
-        device, dtype = "cpu", torch.float32
+        args.device, args.dtype = "cpu", torch.float32
         args.lengths, args.iterations, args.layers, args.width, args.heads = [32, 128], 2, 2, 64, 4
-    name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
-    with torch.no_grad():
-        rows = [row for T in args.lengths for row in of_length(T, args, device, dtype)]
-    print(f"{name}, torch {torch.__version__}, width {args.width}, {args.heads} heads, {dtype}\n{table(rows)}")
+    return args
+
+
+@torch.no_grad()
+def main():
+    args = settings()
+    name = torch.cuda.get_device_name() if args.device == "cuda" else "CPU"
+    print(f"{name}, torch {torch.__version__}, width {args.width}, {args.heads} heads, {args.dtype}")
+    torch.manual_seed(0)
+    with torch.device(args.device):
+        layers = [Separate(args.width, args.heads).to(args.dtype) for _ in range(args.layers)]
+    rows = []
+    for T in args.lengths:
+        found = [{"T": T, "part": part, "name": name, **facts} for part, name, facts in of_length(T, layers, args)]
+        print(table(found), flush=True)
+        rows += found
     Path(args.out).parent.mkdir(parents=True, exist_ok=True)
-    Path(args.out).write_text(json.dumps({"device": name, "rows": rows}, indent=2) + "\n")
+    Path(args.out).write_text(json.dumps({"device": name, "torch": torch.__version__, "rows": rows}, indent=2) + "\n")
 
 
 if __name__ == "__main__":
