@@ -1,27 +1,34 @@
 """Every family at about ten million parameters on the same stories: loss, speed, memory; and recall against distance.
 
-Usage: PYTHONPATH=src python bench/families.py [--steps 2000] [--recall-steps 3000] [--only llama gru ..] [--toy]
+Usage: PYTHONPATH=src python bench/families.py [--steps 500] [--seeds 0 1] [--only llama gru ..] [--toy]
+       PYTHONPATH=src python bench/families.py --part draw      (the table and the picture of what is in out/ already)
 Stories: the world's own, one tokenizer (2,048 tokens), rows of 256 tokens cut from one long text, the same rows in the
 same order for all; validation on 512 rows that none has seen. Decoding: 64 prompts at once, 192 new tokens each, by the
-engine. Recall: rows of 4,112 tokens hold pairs (key, value); later the key comes again and its value is asked, 64 to
-4,096 tokens after. The curve shows the share of right answers (chance: 1 in 64) of a model of each family with 4 layers
-of width 128, trained on all distances at once. Writes out/families.json and out/families.png.
+engine. Recall: bench/recall.py; models of width 128 learn the task in rows of 256, 1,024 and 4,160 tokens and are asked
+for values seen 64 to 4,096 tokens ago (chance: 1 in 8).
+Parts: data; learn (loss and recall; all families at once, a process each, spread over the GPUs there are: nothing is
+timed); speed (one family at a time on each GPU, nothing else beside it); draw. Writes out/families.json and .png.
 --toy: small sizes that run on a CPU in a minute, to see that everything runs; its figures mean nothing.
 """
 
 import argparse
 import json
 import math
+import multiprocessing
+import os
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import recall
 import torch
 
-from pronk.data.batch import IGNORE, Batch
+from pronk.data.batch import Batch
 from pronk.engine.engine import Engine
 from pronk.engine.sequence import Sampling
-from pronk.evals.plots import draw, dress
 from pronk.learn.build import TrainConfig, make_learner, pick_precision
 from pronk.learn.losses import cross_entropy
 from pronk.learn.optim import OptimConfig
@@ -47,56 +54,73 @@ FAMILIES = {
     "qwen3": {"kv_heads": 2, "qk_norm": True},
 }
 RATES = {"transformer 2017": 3e-4, "gpt": 3e-4}  # post-norm diverges at the others' rate
-SYMBOLS = 64  # keys, and values; as many words of filler again twice
-
-
-def shape(keys, goal, vocab, context, layers, heads=8):
-    """The family's config whose parameters come nearest to the goal."""
-    rows = [ModelConfig(vocab=vocab, width=w, layers=layers, heads=heads, context=context, **keys) for w in WIDTHS]
-    return min(rows, key=lambda config: abs(math.log(count(build(config, "meta")) / goal)))
-
-
 WIDTHS = range(64, 1025, 32)
+STARTED = time.perf_counter()
+
+
+def shape(keys, args):
+    """The family's config whose parameters come nearest to the goal; recurrent layers are half as many and wider."""
+    layers = max(1, args.layers // 2) if "family" in keys else args.layers
+    sizes = {"vocab": 2048, "layers": layers, "heads": 8, "context": args.length}
+    rows = [ModelConfig(width=w, **sizes, **keys) for w in WIDTHS]
+    return min(rows, key=lambda config: abs(math.log(count(build(config, "meta")) / args.goal)))
+
+
+# ── data
+
+
+def told(seed):
+    return [story.text for story in stories(2000, seed=seed)]
 
 
 def text_rows(total, length):
-    """Rows of length + 1 ids cut from stories one after another, and the tokenizer."""
-    sample = [story.text for story in stories(2000, seed=1)]
-    tokenizer = learn_tokenizer(sample, "bytelevel", 2048)
-    ids, seed = [], 2
-    while len(ids) < total * length + 1:
-        for one in tokenizer.encode_batch([story.text for story in stories(2000, seed=seed)]):
-            ids += [tokenizer.bos, *one, tokenizer.eos]
-        seed += 1
-    whole = torch.tensor(ids[: total * length + 1])
-    return torch.stack([whole[i * length : (i + 1) * length + 1] for i in range(total)]), tokenizer
+    """Rows of length + 1 ids cut from stories one after another, [total, length + 1]."""
+    tokenizer = learn_tokenizer(told(1), "bytelevel", 2048)
+    needed, parts = total * length + 1, 1 + total * length // 170_000  # 2,000 stories are 185,000 tokens
+    with multiprocessing.get_context("spawn").Pool(min(parts, os.cpu_count())) as pool:
+        texts = [text for part in pool.map(told, range(2, 2 + parts)) for text in part]
+    ids = [i for one in tokenizer.encode_batch(texts) for i in (tokenizer.bos, *one, tokenizer.eos)]
+    assert len(ids) >= needed, (len(ids), needed)
+    return np.lib.stride_tricks.sliding_window_view(np.array(ids, np.uint16), length + 1)[::length][:total]
 
 
-def learner_for(model, name, steps, args):
-    """Our own training path: bf16 where the device has it, compiled blocks, captured steps."""
-    train = TrainConfig(steps=steps, batch=args.batch, device=args.device, compile=args.device == "cuda")
-    optim = OptimConfig(lr=RATES.get(name, 1e-3), warmup=max(1, steps // 20))
-    return make_learner(model, optim, train)
+def material(args):
+    """Training rows and validation rows."""
+    rows = torch.from_numpy(np.load(folder(args) / "rows.npy").astype(np.int64))
+    return rows[args.held :], rows[: args.held]
 
 
-def trained(name, config, rows, steps, args):
-    """The model after its steps, tokens a second past the first tenth, and peak MiB."""
-    model = build(config, args.device, seed=0)
-    learner = learner_for(model, name, steps, args)
-    if args.device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    skip, started = max(1, steps // 10), 0.0
+# ── learning
+
+
+def learner_for(model, rate, steps, args, **more):
+    """Our own training path: bf16 where the device has it, captured steps; decoders' blocks compiled."""
+    optim = OptimConfig(lr=rate, warmup=max(1, steps // 20), **more)
+    compiled = args.device == "cuda" and model.config.family == "decoder"
+    return make_learner(model, optim, TrainConfig(steps=steps, batch=args.batch, device=args.device, compile=compiled))
+
+
+def trained(name, config, rows, steps, args, seed=0):
+    """The model after its steps, tokens a second past the first half of them, and peak MiB."""
+    model = build(config, args.device, seed=seed)
+    learner = learner_for(model, RATES.get(name, args.rate), steps, args)
+    skip, started = steps // 2, 0.0
     for step in range(steps):
         if step == skip:
             wait(args)
             started = time.perf_counter()
         picked = rows[torch.arange(step * args.batch, (step + 1) * args.batch) % len(rows)].to(args.device)
-        tokens, targets = (picked[:, :-1], picked[:, 1:]) if picked.dim() == 2 else picked.unbind(1)
-        learner.step(Batch(tokens.contiguous(), targets.contiguous()), cross_entropy)
+        found = learner.step(Batch(picked[:, :-1].contiguous(), picked[:, 1:].contiguous()), cross_entropy)
+        if step % max(1, steps // 10) == 0:
+            say(f"stories, step {step} of {steps}: loss {found['loss']:.3f}")
     wait(args)
-    pace = (steps - skip) * args.batch * tokens.shape[1] / (time.perf_counter() - started)
-    peak = torch.cuda.max_memory_allocated() / 2**20 if args.device == "cuda" else 0.0
-    return model, pace, peak
+    pace = (steps - skip) * args.batch * args.length / (time.perf_counter() - started)
+    return model, pace, torch.cuda.max_memory_allocated() / 2**20 if args.device == "cuda" else 0.0
+
+
+def say(line):
+    """To the child's log, with seconds since it began."""
+    print(f"{time.perf_counter() - STARTED:6.1f} s  {line}", flush=True)
 
 
 def wait(args):
@@ -115,6 +139,51 @@ def loss_of(model, rows, args):
     return total / rows[:, 1:].numel()
 
 
+def recalling(keys, args, seed):
+    """A small model after all lessons of the recall task: rows become longer, and begin anywhere in its context."""
+    config = ModelConfig(vocab=recall.VOCAB, width=args.recall_width, layers=2, heads=4, context=args.far, **keys)
+    model, chance = build(config, args.device, seed=seed), torch.Generator(args.device).manual_seed(seed)
+    steps = [n for n in args.lessons for _ in range(args.lessons[n])]
+    learner = learner_for(model, args.recall_rate, len(steps), args, weight_decay=0.0)
+    for step, length in enumerate(steps):
+        rows = max(1, args.recall_tokens // length)
+        asked = recall.rows(rows, length, chance)
+        start = torch.randint(args.far - length + 1, (rows, 1), generator=chance, device=chance.device)
+        positions = start + torch.arange(length, device=chance.device)
+        found = learner.step(Batch(asked.tokens, asked.targets, positions), cross_entropy)
+        if step % max(1, len(steps) // 20) == 0:
+            say(f"recall, step {step} of {len(steps)}, rows of {length}: loss {found['loss']:.3f}")
+    return model
+
+
+@torch.no_grad()
+def recalled(model, args):
+    """Share of right answers at each distance."""
+    distances = [d for d in recall.DISTANCES if d < args.far]
+    asked = recall.examination(args.exam, args.far, tuple(distances), seed=1_000_000)
+    right = []
+    for tokens, targets in zip(asked.tokens.split(8), asked.targets.split(8)):
+        with eager(model):
+            output = model(tokens.to(args.device))
+        right.append((output.head(output.hidden).argmax(-1).cpu() == targets)[targets >= 0])
+    right, far = torch.cat(right), asked.distances[asked.targets >= 0]
+    return {d: right[far == d].float().mean().item() for d in distances}
+
+
+def learn(name, args):
+    """Loss of one model and recall of another."""
+    config = shape(FAMILIES[name], args)
+    rows, validation = material(args)
+    model = trained(name, config, rows, args.steps, args, args.seed)[0]
+    found = {"parameters": count(model), "width": config.width, "layers": config.layers}
+    found |= {"loss": loss_of(model, validation, args)}
+    say(f"stories: validation loss {found['loss']:.4f}")
+    return found | {"recall": recalled(recalling(FAMILIES[name], args, args.seed), args)}
+
+
+# ── speed
+
+
 def decoding(model, rows, args):
     """Tokens a second of 64 answers at once, the second time."""
     dtype = torch.bfloat16 if pick_precision("auto", torch.device(args.device)) == "bf16" else None
@@ -131,140 +200,101 @@ def state_bytes(config, length=4096):
     """What the engine keeps of one sequence of this length, in bfloat16."""
     model = build(replace(config, context=max(length, config.context)), "meta").to(torch.bfloat16)
     state = model.new_state(1, length)
-    held = state.stores.values() if config.family == "decoder" else [v for v in vars(state).values() if is_tensor(v)]
-    return sum(tensor.nbytes for tensor in held)
+    stores = state.stores.values() if config.family == "decoder" else vars(state).values()
+    return sum(tensor.nbytes for tensor in stores if isinstance(tensor, torch.Tensor))
 
 
-def is_tensor(value):
-    return isinstance(value, torch.Tensor)
-
-
-# ── recall
-
-
-def recall_rows(total, length, pairs, seed):
-    """Tokens and targets [total, 2, length], and the distance of each asked value [total, length], 0 elsewhere.
-
-    A row: filler; `pairs` keys with their values at random places, and again, their values asked, 64 tokens to the
-    row's length later, each doubling of the distance as likely as another.
-    """
-    chance = torch.Generator().manual_seed(seed)
-    tokens = torch.randint(2 * SYMBOLS, 4 * SYMBOLS, (total, length), generator=chance)
-    targets, far = torch.full((total, length), IGNORE), torch.zeros(total, length, dtype=torch.int64)
-    longest = length - 16
-    for row in range(total):
-        taken = set()
-        for key in torch.randperm(SYMBOLS, generator=chance)[:pairs].tolist():
-            draw_ = torch.rand(2, generator=chance).tolist()
-            distance = round(min(64, longest // 2) * (longest / min(64, longest // 2)) ** draw_[0])
-            start = int(draw_[1] * (length - distance - 2))
-            places = {start, start + 1, start + distance, start + distance + 1}
-            if places & taken:
-                continue
-            taken |= places
-            value = SYMBOLS + int(torch.randint(SYMBOLS, (1,), generator=chance))
-            for place in (start, start + distance):
-                tokens[row, place], tokens[row, place + 1] = key, value
-            targets[row, start + distance], far[row, start + distance] = value, distance
-    return torch.stack((tokens, targets), 1), far
-
-
-@torch.no_grad()
-def recalled(model, rows, far, args):
-    """Share of right answers for each doubling of the distance."""
-    right, asked = {}, {}
-    for part, distances in zip(rows.split(args.batch), far.split(args.batch)):
-        with eager(model):
-            output = model(part[:, 0].to(args.device))
-        mine = distances > 0
-        said = output.head(output.hidden[mine.to(args.device)]).argmax(-1).cpu()
-        for ok, distance in zip((said == part[:, 1][mine]).tolist(), distances[mine].tolist()):
-            bucket = 2 ** round(math.log2(distance))
-            asked[bucket] = asked.get(bucket, 0) + 1
-            right[bucket] = right.get(bucket, 0) + ok
-    return {bucket: right[bucket] / asked[bucket] for bucket in sorted(asked)}
+def speed(name, args):
+    config, (rows, validation) = shape(FAMILIES[name], args), material(args)
+    model, pace, peak = trained(name, config, rows, args.speed_steps, args)
+    found = {"tokens_per_second": pace, "mib": peak, "decoded_per_second": decoding(model, validation, args)}
+    return found | {"state_kib": state_bytes(config) / 1024}
 
 
 # ── all of it
 
 
-def measure(name, keys, material, args):
-    rows, validation, recall, recall_test = material
-    config = shape(keys, args.goal, 2048, args.length, args.layers)
-    model, pace, peak = trained(name, config, rows, args.steps, args)
-    found = {"parameters": count(model), "width": config.width, "loss": loss_of(model, validation, args)}
-    found |= {"tokens_per_second": pace, "mib": peak, "decoded_per_second": decoding(model, validation, args)}
-    found["state_kib"] = state_bytes(config) / 1024
-    far = recall[0].shape[2]
-    small = ModelConfig(vocab=4 * SYMBOLS, width=args.recall_width, layers=4, heads=4, context=far, **keys)
-    model, _, _ = trained(name, small, recall[0], args.recall_steps, replace_batch(args))
-    found["recall"] = recalled(model, *recall_test, replace_batch(args))
-    print(line(name, found), flush=True)
-    return found
+def folder(args):
+    path = Path(args.out) / "families"
+    path.mkdir(parents=True, exist_ok=True)
+    return path
 
 
-def replace_batch(args):
-    """Long rows come fewer at a time."""
-    return argparse.Namespace(**vars(args) | {"batch": args.recall_batch})
+def child(part, name, seed, gpu, args):
+    """One part of one family in a process of its own, which writes a file of facts."""
+    words = [*sys.argv[1:], "--part", part, "--only", name, "--seed", str(seed)]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": str(gpu), "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+    log = (folder(args) / f"{part} {name} {seed}.log").open("w")
+    return subprocess.Popen([sys.executable, __file__, *words], env=environment, stdout=log, stderr=log)
 
 
-HEAD = f"{'':20} {'parameters':>11} {'loss':>7} {'tok/s':>10} {'decode':>9} {'MiB':>7} {'state KiB':>10}  recall"
+def together(jobs, at_once, args):
+    """Run jobs (part, name, seed), `at_once` on each GPU; a failed one is said and leaves no file."""
+    gpus = max(1, torch.cuda.device_count()) if args.device == "cuda" else 1
+    free, running, jobs = [gpu for gpu in range(gpus) for _ in range(at_once)], [], list(jobs)
+    while jobs or running:
+        while jobs and free:
+            job, gpu = jobs.pop(0), free.pop(0)
+            running.append((child(*job, gpu, args), job, gpu))
+        time.sleep(0.2)
+        for one in [one for one in running if one[0].poll() is not None]:
+            running.remove(one)
+            free.append(one[2])
+            if one[0].returncode:
+                log = (folder(args) / "{} {} {}.log".format(*one[1])).read_text().splitlines()
+                print("FAILED:", *one[1], *log[-3:], sep=" | ", flush=True)
 
 
-def line(name, f):
-    recall = " ".join(f"{distance}:{share:.2f}" for distance, share in f["recall"].items())
-    return (
-        f"{name:20} {f['parameters']:>11,} {f['loss']:7.4f} {f['tokens_per_second']:>10,.0f} "
-        f"{f['decoded_per_second']:>9,.0f} {f['mib']:>7,.0f} {f['state_kib']:>10,.0f}  {recall}"
-    )
-
-
-def picture(found, path):
-    """Recall against distance, a curve a family."""
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(8, 5))
-    colours = pyplot.get_cmap("tab20").colors
-    for number, (name, facts) in enumerate(found.items()):
-        distances = [math.log2(int(distance)) for distance in facts["recall"]]
-        draw(axes, name, distances, list(facts["recall"].values()), colours[number % 20], "-" if number % 2 else "--")
-    dress(axes, "Recall of a value seen once", "share of right answers", "tokens ago, log2", dark=False)
-    axes.legend(fontsize=8, frameon=False)
-    figure.savefig(path, dpi=120, bbox_inches="tight")
+def run_part(args):
+    """What a child does."""
+    if args.part == "data":
+        total = args.held + min(args.steps * args.batch, 40_000)
+        np.save(folder(args) / "rows.npy", text_rows(total, args.length))
+        return
+    name = args.only[0]
+    found = {"learn": learn, "speed": speed}[args.part](name, args)
+    facts = {"name": name, "part": args.part, "seed": args.seed, **found}
+    (folder(args) / f"{args.part}-{name}-{args.seed}.json").write_text(json.dumps(facts))
 
 
 def settings():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    numbers = {"steps": 2000, "recall-steps": 3000, "batch": 64, "recall-batch": 16, "length": 256, "far": 4112}
-    numbers |= {"goal": 10_000_000, "layers": 8, "new": 192, "recall-width": 128, "pairs": 32}
-    for name, value in numbers.items():
+    numbers = {"steps": 500, "speed-steps": 60, "batch": 64, "length": 256, "goal": 10_000_000, "layers": 8, "new": 192}
+    numbers |= {"held": 512, "recall-width": 128, "recall-tokens": 65_536, "far": recall.LONGEST, "exam": 128}
+    for name, value in (numbers | {"seed": 0, "at-once": 16}).items():
         parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--recall-rate", type=float, default=2e-3)
+    parser.add_argument("--lesson-steps", type=int, nargs=3, default=[250, 100, 60], help="at 256, 1,024, 4,160 tokens")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--only", nargs="+", choices=FAMILIES, default=list(FAMILIES))
+    parser.add_argument("--part", choices=["all", "data", "learn", "speed", "draw"], default="all")
     parser.add_argument("--toy", action="store_true")
     parser.add_argument("--out", default="out")
     args = parser.parse_args()
-    args.device = "cuda"
+    args.device, args.lessons = "cuda", dict(zip((256, 1024, args.far), args.lesson_steps))
     if args.toy:
-        small = {"steps": 4, "recall_steps": 3, "batch": 4, "recall_batch": 4, "length": 48, "far": 144, "new": 8}
-        small |= {"goal": 300_000, "layers": 2, "recall_width": 32, "pairs": 6, "device": "cpu"}
+        small = {"steps": 4, "speed_steps": 4, "batch": 4, "length": 48, "far": 144, "new": 4, "goal": 300_000}
+        small |= {"layers": 2, "recall_width": 32, "recall_tokens": 512, "lessons": {64: 2, 128: 1}, "held": 8}
+        small |= {"exam": 2, "device": "cpu", "at_once": 1, "seeds": args.seeds[:1]}
         args = argparse.Namespace(**vars(args) | small)
     return args
 
 
 def main():
     args = settings()
-    held = 16 if args.toy else 512
-    rows, _ = text_rows(held + min(args.steps * args.batch, 40_000), args.length)
-    enough = min(args.recall_steps * args.recall_batch, 8000)
-    recall = recall_rows(enough, args.far, args.pairs, seed=0), recall_rows(held, args.far, args.pairs, seed=1)
-    material = rows[held:], rows[:held], *recall
-    print(HEAD)
-    found = {name: measure(name, FAMILIES[name], material, args) for name in args.only}
-    out = Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
-    device = torch.cuda.get_device_name() if args.device == "cuda" else "CPU"
-    (out / "families.json").write_text(json.dumps({"device": device, "families": found}, indent=2) + "\n")
-    picture(found, out / "families.png")
+    if args.part == "all":
+        device = torch.cuda.get_device_name() if args.device == "cuda" else "CPU"
+        (folder(args) / "device.json").write_text(json.dumps({"device": device, "torch": torch.__version__}))
+        run_part(argparse.Namespace(**vars(args) | {"part": "data"}))
+        together([("learn", name, seed) for seed in args.seeds for name in args.only], args.at_once, args)
+        together([("speed", name, 0) for name in args.only], 1, args)
+    elif args.part != "draw":
+        run_part(args)
+        return
+    from families_picture import show
+
+    show(folder(args), FAMILIES)
 
 
 if __name__ == "__main__":
