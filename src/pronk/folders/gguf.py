@@ -15,7 +15,7 @@ from pronk.models.build import Model
 from pronk.text.bpe import WORDS
 from pronk.text.tokenizer import Tokenizer
 
-KINDS = {"llama": "llama", "mistral": "llama", "qwen3": "qwen3", "gpt2": "gpt2"}
+KINDS = {"llama": "llama", "mistral": "llama", "qwen3": "qwen3", "gpt2": "gpt2", "phi": "phi2"}
 QWEN_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
@@ -39,7 +39,10 @@ def save(path: Path, model: Model, tokenizer: Tokenizer) -> None:
         _describe(writer, model, kind, path)
         _speak(writer, tokenizer, model.config.vocab, path)
         names = gguf.get_tensor_name_map(next(k for k, v in gguf.MODEL_ARCH_NAMES.items() if v == kind), _layers(model))
-        for name, tensor in stored(model, names_of(model.config)).items():
+        tensors = stored(model, names_of(model.config))
+        if kind == "phi2" and model.config.tied:  # llama.cpp has no tied head there
+            tensors["lm_head.weight"] = model.embed.weight.detach()
+        for name, tensor in tensors.items():
             new = names.get_name(name, (".weight", ".bias"))
             assert new is not None, name
             writer.add_tensor(new, _laid(name, tensor, model, kind).numpy())
