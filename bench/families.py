@@ -12,6 +12,7 @@ timed); speed (one family at a time on each GPU, nothing else beside it); draw. 
 """
 
 import argparse
+import bisect
 import json
 import math
 import multiprocessing
@@ -29,7 +30,7 @@ import torch
 from pronk.data.batch import Batch
 from pronk.engine.engine import Engine
 from pronk.engine.sequence import Sampling
-from pronk.learn.build import TrainConfig, make_learner, pick_precision
+from pronk.learn.build import TrainConfig, make_learner
 from pronk.learn.losses import cross_entropy
 from pronk.learn.optim import OptimConfig
 from pronk.models.build import build, count, eager
@@ -62,8 +63,13 @@ def shape(keys, args):
     """The family's config whose parameters come nearest to the goal; recurrent layers are half as many and wider."""
     layers = max(1, args.layers // 2) if "family" in keys else args.layers
     sizes = {"vocab": 2048, "layers": layers, "heads": 8, "context": args.length}
-    rows = [ModelConfig(width=w, **sizes, **keys) for w in WIDTHS]
-    return min(rows, key=lambda config: abs(math.log(count(build(config, "meta")) / args.goal)))
+
+    def parameters(width):
+        return count(build(ModelConfig(width=width, **sizes, **keys), "meta"))
+
+    place = bisect.bisect_left(WIDTHS, args.goal, key=parameters)
+    width = min(WIDTHS[max(0, place - 1) : place + 1], key=lambda width: abs(math.log(parameters(width) / args.goal)))
+    return ModelConfig(width=width, **sizes, **keys)
 
 
 # ── data
@@ -77,8 +83,11 @@ def text_rows(total, length):
     """Rows of length + 1 ids cut from stories one after another, [total, length + 1]."""
     tokenizer = learn_tokenizer(told(1), "bytelevel", 2048)
     needed, parts = total * length + 1, 1 + total * length // 170_000  # 2,000 stories are 185,000 tokens
-    with multiprocessing.get_context("spawn").Pool(min(parts, os.cpu_count())) as pool:
-        texts = [text for part in pool.map(told, range(2, 2 + parts)) for text in part]
+    if parts == 1:
+        texts = told(2)
+    else:
+        with multiprocessing.get_context("spawn").Pool(min(parts, os.cpu_count())) as pool:
+            texts = [text for part in pool.map(told, range(2, 2 + parts)) for text in part]
     ids = [i for one in tokenizer.encode_batch(texts) for i in (tokenizer.bos, *one, tokenizer.eos)]
     assert len(ids) >= needed, (len(ids), needed)
     return np.lib.stride_tricks.sliding_window_view(np.array(ids, np.uint16), length + 1)[::length][:total]
@@ -94,10 +103,12 @@ def material(args):
 
 
 def learner_for(model, rate, steps, args, **more):
-    """Our own training path: bf16 where the device has it, captured steps; decoders' blocks compiled."""
+    """Our own training path: on a GPU in bf16, steps captured, decoders' blocks compiled."""
     optim = OptimConfig(lr=rate, warmup=max(1, steps // 20), **more)
     compiled = args.device == "cuda" and model.config.family == "decoder"
-    return make_learner(model, optim, TrainConfig(steps=steps, batch=args.batch, device=args.device, compile=compiled))
+    precision = "bf16" if args.device == "cuda" else "fp32"
+    train = TrainConfig(steps=steps, batch=args.batch, device=args.device, compile=compiled, precision=precision)
+    return make_learner(model, optim, train)
 
 
 def trained(name, config, rows, steps, args, seed=0):
@@ -186,8 +197,7 @@ def learn(name, args):
 
 def decoding(model, rows, args):
     """Tokens a second of 64 answers at once, the second time."""
-    dtype = torch.bfloat16 if pick_precision("auto", torch.device(args.device)) == "bf16" else None
-    engine = Engine(model, slots=64, dtype=dtype)
+    engine = Engine(model, slots=64, dtype=torch.bfloat16 if args.device == "cuda" else None)
     prompts, how = rows[:64, :32].tolist(), Sampling(args.new, seed=0)
     for _ in range(2):
         started = time.perf_counter()

@@ -64,7 +64,8 @@ def picture(found, path):
     dots(above.subplots(1, 3, sharey=True), found)
     axes = below.subplots(1, 3, sharey=True)
     for one, (group, names) in zip(axes, GROUPS.items()):
-        curves(one, group, [name for name in names if name in found], found)
+        if there := [name for name in names if name in found]:
+            curves(one, group, there, found)
     axes[0].set_ylabel("share of right answers", fontsize=9, color=INKS[False][0])
     figure.savefig(path)
 

@@ -1,0 +1,44 @@
+"""The benches of attention and of the families still run: at toy size, on a CPU; their figures mean nothing."""
+
+import json
+import runpy
+from pathlib import Path
+
+import pytest
+
+BENCH = Path(__file__).parent.parent / "bench"
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """run("attention", "--toy") as `python bench/attention.py --toy` would."""
+    monkeypatch.syspath_prepend(BENCH)
+
+    def run(name, *words):
+        monkeypatch.setattr("sys.argv", [f"bench/{name}.py", *words])
+        runpy.run_path(str(BENCH / f"{name}.py"), run_name="__main__")
+
+    return run
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_attention(run, tmp_path, capsys):
+    run("attention", "--toy", "--out", str(tmp_path / "attention.json"))
+    rows = json.loads((tmp_path / "attention.json").read_text())["rows"]
+    found = {(row["part"], row["name"]) for row in rows if "ms" in row}
+    assert {("core", "naive"), ("core", "flex"), ("layer", "joined, flash"), ("layer", "pronk, flash")} <= found
+
+
+def test_families(run, tmp_path, capsys):
+    words = ["--toy", "--out", str(tmp_path)]
+    run("families", *words, "--part", "data")
+    for name in ("gru with attention", "mistral"):
+        run("families", *words, "--part", "learn", "--only", name)
+        run("families", *words, "--part", "speed", "--only", name)
+    (tmp_path / "families" / "device.json").write_text('{"device": "CPU", "torch": "2"}')
+    run("families", *words, "--part", "draw")
+    found = json.loads((tmp_path / "families.json").read_text())["families"]
+    assert list(found) == ["gru with attention", "mistral"]
+    assert found["mistral"]["decoded_per_second"] > 0
+    assert set(found["mistral"]["recall"]) == {"64", "128"}
+    assert (tmp_path / "families.png").stat().st_size > 10_000
