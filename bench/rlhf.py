@@ -1,39 +1,69 @@
-"""RLHF on the story world, where the truth is known: annotators, reward model, then five ways to spend it.
+"""RLHF on the story world, where the truth is known: annotators, reward model, then six ways to spend it.
 
-usage: python bench/rlhf.py MODEL PROMPTS OUT [--seed 0] [--toy], MODEL and PROMPTS such as out/demo/sft/model and
-out/demo/world/prompts.jsonl; python bench/rlhf.py OUT --draw draws again.
-Prints a table of true utility at equal samples and at equal KL, and draws OUT/rlhf.png: true utility (gold) and the
-reward model's score (proxy) against the square root of KL (Gao et al. 2022, arXiv 2210.10760), once with honest
-annotators and once with such as exclamation marks dazzle.
+usage: python bench/rlhf.py OUT [--seed 0] [--toy] [--part NAME]; python bench/rlhf.py OUT... --draw PICTURE
+Raises a storyteller, lets simulated people compare its answers, learns a reward model from them and aligns the
+storyteller with it. Parts, in order: base, honest, dazzled, best, dpo, reinforce, rloo, grpo, ppo, exploit; those after
+dazzled need no other and may run beside each other. Each leaves OUT/NAME.json and is skipped where that is there.
+--draw prints the table of one or more seeds and draws true utility (gold) and the reward model's score (proxy) against
+the square root of KL (Gao et al. 2022, arXiv 2210.10760), with honest annotators and with such as "!" dazzles.
 """
 
+import argparse
 import json
 import math
-import sys
+import statistics
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from pronk.cli import main
+from pronk.commands import demo, pretrain, sft
 from pronk.commands.answering import answer
 from pronk.data.read import prompts as read_prompts
 from pronk.engine.engine import Engine
 from pronk.engine.score import score_rows
 from pronk.engine.sequence import Sampling
 from pronk.evals.comparisons import rank_correlation
+from pronk.evals.stories import wellformed_rate
 from pronk.folders.huggingface import load, load_scorer
-from pronk.learn.build import pick_device
+from pronk.learn.build import TrainConfig, pick_device
 from pronk.learn.track import read_metrics
+from pronk.models.config import ModelConfig
 from pronk.world.annotators import utility
 
 ALGORITHMS = {
-    "reinforce": ("--optim.lr", "6e-4"),
-    "rloo": ("--optim.lr", "6e-4"),
-    "grpo": ("--optim.lr", "6e-4"),
-    "ppo": ("--optim.lr", "3e-4", "--rl.epochs", "2", "--rollout.minibatch", "48"),
+    "reinforce": ("--optim.lr", "4e-4"),
+    "rloo": ("--optim.lr", "4e-4"),
+    "grpo": ("--optim.lr", "4e-4"),
+    "ppo": ("--optim.lr", "2e-4", "--rl.epochs", "2", "--rollout.minibatch", "48"),
 }
 MUON = ("--optim.optimizer", "muon", "--optim.lr", 2e-3, "--optim.adam-lr", 2e-3)  # AdamW hardly learns (LOG.md)
+BETAS = (0.3, 0.1, 0.03)
+ANSWER = 144  # tokens, at most
 LOOKS = {"reinforce": ("#0072b2", "o"), "rloo": ("#56b4e9", "s"), "grpo": ("#009e73", "^"), "ppo": ("#d55e00", "D")}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of everything that takes time."""
+
+    width: int = 256
+    layers: int = 6
+    stories: int = 20_000
+    requests: int = 60_000
+    pretrain: int = 500  # steps
+    sft: int = 2500
+    rows: int = 32
+    votes: int = 30_000
+    pairs: int = 32  # of a step of the reward model and of DPO
+    rounds: int = 100
+    asked: int = 1000  # prompts of a measurement
+    n: int = 64
+
+
+TOY = Sizes(32, 2, 200, 200, 20, 20, 4, 40, 8, 2, 12, 4)
 
 
 def pronk(*words):
@@ -41,188 +71,237 @@ def pronk(*words):
         raise SystemExit(f"pronk {words[0]} ended with {code}")
 
 
-class Study:
-    """Models, prompts and sizes that all parts share."""
-
-    def __init__(self, model, prompts, out, seed, toy):
-        self.folder, self.prompts_file, self.out, self.seed = model, prompts, Path(out), seed
-        self.votes, self.rounds, self.asked, self.n = (40, 2, 12, 4) if toy else (6000, 36, 300, 64)
-        self.device = pick_device("auto")
-        self.first, self.tokenizer = load(model, self.device)
-        found = list(read_prompts(prompts))
-        self.prompts = found[:: max(1, len(found) // self.asked)][: self.asked]
-
-    def learn_rewards(self, name, *how):
-        """Annotators judge pairs of the first model's answers; a reward model learns from them. Returns its folder."""
-        out = self.out / name
-        if not (out / "reward" / "model").exists():
-            pairs = out / "pairs.jsonl"
-            words = ("--model", self.folder, "--prompts", self.prompts_file, "--votes", self.votes, "--seed", self.seed)
-            pronk("annotate", *words, "--out", pairs, "--max-tokens", 144, *how)
-            words = ("--model", self.folder, "--data", pairs, "--epochs", 2, *MUON, "--train.seed", self.seed)
-            pronk("reward", *words, "--out", out / "reward")
-        return out / "reward" / "model"
-
-    def align(self, name, algorithm, scorer, coef):
-        """An RL run under the reward model, watched by the truth."""
-        out = self.out / name / algorithm
-        words = ["--model", self.folder, "--prompts", self.prompts_file, "--out", out, "--algorithm", algorithm]
-        words += ["--reward", f"model:{scorer}", "--gold", "utility", "--kl.coef", coef, "--freeze", "embed"]
-        words += ["--rollout.prompts", 24, "--rollout.n", 4, "--rollout.max-tokens", 144, "--train.seed", self.seed]
-        steps = self.rounds * (4 if algorithm == "ppo" else 1)
-        words += ["--train.steps", steps, "--optim.warmup", 2, "--train.save-every", 0, "--train.log-every", 1]
-        pronk("rl", *words, *ALGORITHMS[algorithm])
-        return out
-
-    def sample(self, model, seed, n=1):
-        engine = Engine(model, self.tokenizer.decode, slots=256)
-        return answer(engine, self.tokenizer, self.prompts, Sampling(144, 1.0, seed=seed, n=n))
-
-    def judged(self, folder, scorer):
-        """True utility, proxy and KL of a model's answers, with the standard error of the first."""
-        model, _ = load(folder, self.device)
-        samples = self.sample(model, self.seed + 50)
-        gold, proxy = truths(samples), score_rows(scorer, [s.prompt_ids + s.ids for s in samples])
-        whole = [s.prompt_ids + s.ids for s in samples]
-        ours, theirs = Engine(model).score(whole), Engine(self.first).score(whole)
-        starts = [len(s.prompt_ids) - 1 for s in samples]
-        gaps = [sum(a[at:]) - sum(b[at:]) for a, b, at in zip(ours, theirs, starts)]
-        base = truths(self.sample(self.first, self.seed + 60))
-        wins = [1.0 if a > b else 0.5 if a == b else 0.0 for a, b in zip(gold, base)]
-        return {
-            "utility": float(np.mean(gold)),
-            "error": float(np.std(gold) / math.sqrt(len(gold))),
-            "wins": float(np.mean(wins)),
-            "proxy": float(np.mean(proxy)),
-            "KL": float(np.mean(gaps)),
-        }
-
-
 def truths(samples):
     return [utility(s.prompt.messages[-1].content, s.text) for s in samples]
 
 
-def best_of(study, scorer):
-    """{n: (KL bound, gold, proxy)} from n samples a prompt, the best by the reward model."""
-    n = study.n
-    samples = study.sample(study.first, study.seed + 70, n)
-    gold = np.array(truths(samples)).reshape(-1, n)
-    proxy = np.array(score_rows(scorer, [s.prompt_ids + s.ids for s in samples])).reshape(-1, n)
-    found = {}
-    for k in (2**i for i in range(int(math.log2(n)) + 1)):
-        groups = proxy.reshape(-1, k), gold.reshape(-1, k)
-        best = groups[0].argmax(1)
-        picked = [group[np.arange(len(best)), best].mean() for group in groups]
-        found[k] = (math.log(k) - (k - 1) / k, float(picked[1]), float(picked[0]))
-    return found
+@dataclass(frozen=True)
+class Study:
+    """A seed's models, prompts and sizes."""
+
+    out: Path
+    seed: int
+    sizes: Sizes
+
+    @property
+    def folder(self):
+        return self.out / "sft" / "model"
+
+    @cached_property
+    def first(self):
+        return load(self.folder, pick_device("auto"))[0]
+
+    @cached_property
+    def tokenizer(self):
+        return load(self.folder)[1]
+
+    @cached_property
+    def prompts(self):
+        found = list(read_prompts(str(self.out / "world" / "prompts.jsonl")))
+        return found[:: max(1, len(found) // self.sizes.asked)][: self.sizes.asked]
+
+    def scorer(self, name="honest"):
+        return load_scorer(self.out / name / "reward" / "model", pick_device("auto"))[0]
+
+    def sample(self, model, seed, n=1, every=1):
+        engine = Engine(model, self.tokenizer.decode, slots=1024)
+        return answer(engine, self.tokenizer, self.prompts[::every], Sampling(ANSWER, 1.0, seed=seed, n=n))
+
+    # ── what is learned
+
+    def base(self):
+        """A storyteller that does what is asked, and how well it tells at temperature 1."""
+        s, out = self.sizes, self.out
+        plan = demo.Config(str(out), self.seed, stories=s.stories, requests=s.requests)
+        demo.write_world(plan, out / "world")
+        shape = ModelConfig(width=s.width, layers=s.layers, heads=max(2, s.width // 32), context=256, rope_theta=500.0)
+        train = TrainConfig(s.pretrain, s.rows, length=256, seed=self.seed, save_every=0, log_every=250)
+        pretrain.run(replace(demo.pretraining(plan, out), model=shape, train=train))
+        sft.run(replace(demo.tuning(plan, out), train=replace(train, steps=s.sft)))
+        samples = self.sample(self.first, self.seed + 30)
+        return {"well formed": wellformed_rate([sample.text for sample in samples])}
+
+    def learn_rewards(self, name, *how):
+        """Annotators judge pairs of the storyteller's answers; a reward model learns from them. Says how far to trust
+        it: its rank correlation with true utility on fresh answers."""
+        out, s = self.out / name, self.sizes
+        words = ("--model", self.folder, "--prompts", self.out / "world" / "prompts.jsonl", "--votes", s.votes)
+        words += ("--seed", self.seed, "--out", out / "pairs.jsonl", "--max-tokens", ANSWER, "--slots", 1024)
+        pronk("annotate", *words, *how)
+        words = ("--model", self.folder, "--data", out / "pairs.jsonl", "--epochs", 2, *MUON)
+        words += ("--train.batch", s.pairs, "--train.seed", self.seed, "--train.save-every", 0)
+        pronk("reward", *words, "--out", out / "reward")
+        fresh, scorer = self.sample(self.first, self.seed + 40, 2), self.scorer(name)
+        scores = score_rows(scorer, [one.prompt_ids + one.ids for one in fresh])
+        report = json.loads((out / "reward" / "report.json").read_text())["validation"]
+        return {"rank": rank_correlation(truths(fresh), scores), "accuracy": report["accuracy"]["value"]}
+
+    def honest(self):
+        return self.learn_rewards("honest") | {"row": {"first model": self.judged(self.folder)}}
+
+    def dazzled(self):
+        return self.learn_rewards("dazzled", "--dazzled", 1.5)
+
+    # ── how it is spent
+
+    def align(self, name, algorithm, judge, coef):
+        """An RL run under a reward model, watched by the truth."""
+        s, out = self.sizes, self.out / name
+        words = ["--model", self.folder, "--prompts", self.out / "world" / "prompts.jsonl", "--algorithm", algorithm]
+        words += ["--reward", f"model:{self.out / judge / 'reward' / 'model'}", "--gold", "utility", "--kl.coef", coef]
+        words += ["--rollout.prompts", 24, "--rollout.n", 4, "--rollout.max-tokens", ANSWER, "--freeze", "embed"]
+        steps = s.rounds * (4 if algorithm == "ppo" else 1)
+        words += ["--train.steps", steps, "--optim.warmup", 2, "--train.save-every", 0, "--train.log-every", 1]
+        pronk("rl", *words, *ALGORITHMS[algorithm], "--train.seed", self.seed, "--out", out)
+        return out
+
+    def aligned(self, algorithm):
+        out = self.align(algorithm, algorithm, "honest", 0.5)
+        return {"row": {algorithm: self.judged(out / "model")}, "curve": curve(out)}
+
+    def exploit(self):
+        """With dazzled annotators and almost no KL: the proxy rises, the truth falls. What the run said of it."""
+        out = self.align("exploit", "reinforce", "dazzled", 0.05)
+        path = out / "health.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return {"curve": curve(out), "health": [json.loads(line) for line in lines]}
+
+    def dpo(self):
+        rows = {}
+        for beta in BETAS:
+            out = self.out / f"dpo-{beta}"
+            words = ("--model", self.folder, "--data", self.out / "honest" / "pairs.jsonl", "--beta", beta)
+            words += ("--epochs", 1, "--optim.lr", 2e-4, "--train.batch", self.sizes.pairs, "--train.save-every", 0)
+            pronk("dpo", *words, "--train.seed", self.seed, "--out", out)
+            rows[f"dpo, beta {beta}"] = self.judged(out / "model")
+        return {"row": rows}
+
+    def best(self):
+        """The best of n by the reward model, n = 1, 2, 4 ..; KL is its bound, log n - (n - 1) / n."""
+        n, scorer = self.sizes.n, self.scorer()
+        samples = self.sample(self.first, self.seed + 70, n, every=3)
+        gold = np.array(truths(samples)).reshape(-1, n)
+        proxy = np.array(score_rows(scorer, [s.prompt_ids + s.ids for s in samples])).reshape(-1, n)
+        rows = {}
+        for k in (2**i for i in range(int(math.log2(n)) + 1)):
+            groups = proxy.reshape(-1, k), gold.reshape(-1, k)
+            chosen = groups[0].argmax(1)
+            picked = [group[np.arange(len(chosen)), chosen].mean() for group in groups]
+            facts = {"utility": float(picked[1]), "proxy": float(picked[0]), "KL": math.log(k) - (k - 1) / k}
+            rows[f"best of {k}"] = facts
+        return {"row": rows}
+
+    def judged(self, folder):
+        """True utility of a model's answers with its standard error, wins against the first model, proxy and KL."""
+        model, _ = load(folder, pick_device("auto"))
+        samples = self.sample(model, self.seed + 50)
+        whole = [s.prompt_ids + s.ids for s in samples]
+        ours, theirs = Engine(model).score(whole), Engine(self.first).score(whole)
+        starts = [len(s.prompt_ids) - 1 for s in samples]
+        gaps = [sum(a[at:]) - sum(b[at:]) for a, b, at in zip(ours, theirs, starts)]
+        gold, base = truths(samples), truths(self.sample(self.first, self.seed + 60))
+        return {
+            "utility": float(np.mean(gold)),
+            "error": float(np.std(gold) / math.sqrt(len(gold))),
+            "wins": float(np.mean([1.0 if a > b else 0.5 if a == b else 0.0 for a, b in zip(gold, base)])),
+            "proxy": float(np.mean(score_rows(self.scorer(), whole))),
+            "KL": float(np.mean(gaps)),
+            "well formed": wellformed_rate([s.text for s in samples]),
+        }
 
 
 def curve(out):
-    """(sqrt KL, gold, proxy) of each round, smoothed over nine."""
+    """[sqrt KL, gold, proxy] of the rounds, smoothed over nine."""
     rows = [row for row in read_metrics(out) if "gold/mean" in row]
     columns = [np.array([row[key] for row in rows]) for key in ("kl/sequence", "gold/mean", "reward/mean")]
     window = min(9, len(rows))
     kl, gold, proxy = (np.convolve(column, np.ones(window) / window, "valid") for column in columns)
-    return np.sqrt(np.maximum(kl, 0)), gold, proxy
+    return [np.sqrt(np.maximum(kl, 0)).tolist(), gold.tolist(), proxy.tolist()]
 
 
-def at(root, curve_of):
-    """Gold where the curve first reaches this root of KL; None where it never does."""
-    roots, gold, _ = curve_of
-    reached = np.nonzero(roots >= root)[0]
-    return float(gold[reached[0]]) if len(reached) else None
+PARTS = {"base": Study.base, "honest": Study.honest, "dazzled": Study.dazzled, "best": Study.best, "dpo": Study.dpo}
+PARTS |= {name: lambda study, name=name: study.aligned(name) for name in ALGORITHMS}
+PARTS |= {"exploit": Study.exploit}
 
 
-def honest(study):
-    folder = study.learn_rewards("honest")
-    scorer, _ = load_scorer(folder, study.device)
-    fresh = study.sample(study.first, study.seed + 40)
-    trust = rank_correlation(truths(fresh), score_rows(scorer, [s.prompt_ids + s.ids for s in fresh]))
-    print(json.dumps({"rank correlation of reward model and utility": round(trust, 3)}), flush=True)
-    rows, curves = {}, {}
-
-    def row(name, facts):
-        rows[name] = facts
-        print(json.dumps({"row": name} | {k: v if v is None else round(v, 3) for k, v in facts.items()}), flush=True)
-
-    row("first model", study.judged(study.folder, scorer))
-    for algorithm in ALGORITHMS:
-        out = study.align("honest", algorithm, folder, 0.5)
-        curves[algorithm] = curve(out)
-        row(algorithm, study.judged(out / "model", scorer) | {"utility at KL 4": at(2.0, curves[algorithm])})
-    points = []
-    for beta in (0.3, 0.1, 0.03):
-        out = study.out / "honest" / f"dpo-{beta}"
-        words = ("--model", study.folder, "--data", study.out / "honest" / "pairs.jsonl", "--beta", beta, "--epochs", 1)
-        pronk("dpo", *words, "--optim.lr", 2e-4, "--train.seed", study.seed, "--out", out)
-        points.append(study.judged(out / "model", scorer))
-        row(f"dpo, beta {beta}", points[-1])
-    best = best_of(study, scorer)
-    for k, (kl, gold, proxy) in best.items():
-        row(f"best of {k}", {"utility": gold, "proxy": proxy, "KL": kl})
-    return trust, rows, curves, points, best
+def work(out, seed, sizes, parts):
+    """Each part into OUT/PART.json."""
+    out.mkdir(parents=True, exist_ok=True)
+    for part in parts:
+        path = out / f"{part}.json"
+        if not path.exists():
+            facts = PARTS[part](Study(out, seed, sizes))
+            path.write_text(json.dumps(facts, indent=1))
+            print(json.dumps({"seed": seed, part: {k: v for k, v in facts.items() if k != "curve"}}), flush=True)
 
 
-def exploited(study):
-    """The same with dazzled annotators and almost no KL: the proxy rises, the truth falls."""
-    folder = study.learn_rewards("dazzled", "--dazzled", 1.5)
-    return curve(study.align("dazzled", "reinforce", folder, 0.05))
+# ── the table and the picture
 
 
-def draw(out):
-    """OUT/rlhf.png from OUT/rlhf.json."""
+def tell(seeds):
+    """The table: the mean over seeds, and their range of utility. seeds: for each, {part: facts}."""
+    for name in ("well formed", "rank", "accuracy"):
+        found = [facts[part][name] for facts in seeds for part in ("base", "honest") if name in facts[part]]
+        print(f"{name}: " + ", ".join(f"{value:.3f}" for value in found))
+    print("exploit: " + " | ".join(line["health"] for facts in seeds for line in facts["exploit"]["health"][-1:]))
+    rows = [{name: row for part in facts.values() for name, row in part.get("row", {}).items()} for facts in seeds]
+    for name in rows[0]:
+        columns = {key: [row[name][key] for row in rows] for key in rows[0][name]}
+        means = "  ".join(f"{key} {statistics.fmean(values):.2f}" for key, values in columns.items())
+        curves = [facts[name]["curve"] for facts in seeds if name in ALGORITHMS]
+        early = [at(math.sqrt(kl), curves) for kl in (1, 2, 4)] if curves else []
+        print(f"{name:16} {min(columns['utility']):.2f} to {max(columns['utility']):.2f}  {means}  {early}")
+
+
+def at(root, curves):
+    """Gold where the curves first reach this root of KL, the mean; None where one never does."""
+    reached = [next((gold for far, gold in zip(one[0], one[1]) if far >= root), None) for one in curves]
+    return None if None in reached else round(statistics.fmean(reached), 2)
+
+
+def draw(seeds, picture):
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    facts = json.loads((out / "rlhf.json").read_text())
-    curves, points, best = facts["curves"], facts["dpo"], facts["best of n"]
-    exploit = curves.pop("dazzled")
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2))
-    for name, (roots, gold, _) in curves.items():
-        colour, mark = LOOKS[name]
-        left.plot(roots, gold, color=colour, marker=mark, markevery=8, markersize=4, lw=1.2, label=name)
-    far = [math.sqrt(max(0, point["KL"])) for point in points]
-    left.plot(far, [point["utility"] for point in points], "v--", color="#cc79a7", label="dpo")
-    far, gold, _ = zip(*best.values())
-    left.plot(np.sqrt(far), gold, "x:", color="black", label="best of n")
-    left.set(title="Honest annotators", xlabel="√KL to the first model (nats)", ylabel="true utility")
-    left.legend(frameon=False)
-    roots, gold, proxy = exploit
-    right.plot(roots, gold, color="#0072b2", label="true utility (gold)")
     twin = right.twinx()
-    twin.plot(roots, proxy, "--", color="#d55e00", label="reward model (proxy)")
-    right.set(
-        title="Annotators dazzled by “!”, little KL", xlabel="√KL to the first model (nats)", ylabel="true utility"
-    )
+    for number, facts in enumerate(seeds):
+        named = (lambda name: name) if not number else (lambda name: None)
+        for name, (colour, mark) in LOOKS.items():
+            roots, gold, _ = facts[name]["curve"]
+            style = {"marker": mark, "markevery": max(1, len(roots) // 6), "markersize": 4, "lw": 1.0}
+            left.plot(roots, gold, color=colour, label=named(name), **style)
+        for part, name, style in (("dpo", "dpo", {"ls": "", "marker": "v"}), ("best", "best of n", {"ls": ":"})):
+            rows = list(facts[part]["row"].values())
+            far = [math.sqrt(max(0.0, row["KL"])) for row in rows]
+            left.plot(far, [row["utility"] for row in rows], color="black", label=named(name), **style)
+        roots, gold, proxy = facts["exploit"]["curve"]
+        right.plot(roots, gold, color="#0072b2", label=named("true utility (gold)"))
+        twin.plot(roots, proxy, "--", color="#d55e00", label=named("reward model (proxy)"))
+    far = "√KL to the first model (nats)"
+    left.set(title="Honest annotators", xlabel=far, ylabel="true utility")
+    left.legend(frameon=False)
+    right.set(title="Annotators dazzled by “!”, little KL", xlabel=far, ylabel="true utility")
     twin.set_ylabel("reward model's score")
-    lines = [*right.get_lines(), *twin.get_lines()]
+    lines = [line for axes in (right, twin) for line in axes.get_lines() if not line.get_label().startswith("_")]
     right.legend(lines, [line.get_label() for line in lines], frameon=False)
     figure.tight_layout()
-    figure.savefig(out / "rlhf.png", dpi=110)
-
-
-def thinned(values):
-    return [round(float(value), 2) for value in values[:: max(1, len(values) // 8)]]
-
-
-def study(model, prompts, out, seed, toy):
-    """Everything, into OUT/rlhf.json; prints the table on the way."""
-    work = Study(model, prompts, out, seed, toy)
-    trust, rows, curves, points, best = honest(work)
-    dazzled = exploited(work)
-    print(json.dumps({"dazzled": {"gold": thinned(dazzled[1]), "proxy": thinned(dazzled[2])}}), flush=True)
-    listed = {name: [column.tolist() for column in columns] for name, columns in {**curves, "dazzled": dazzled}.items()}
-    facts = {"seed": seed, "rank correlation": trust, "rows": rows, "curves": listed, "dpo": points, "best of n": best}
-    (work.out / "rlhf.json").write_text(json.dumps(facts, indent=1))
+    figure.savefig(picture, dpi=110)
 
 
 if __name__ == "__main__":
-    words = sys.argv[1:]
-    if "--draw" in words:
-        draw(Path(words[0]))
+    parser = argparse.ArgumentParser()
+    parser.add_argument("out", nargs="+", type=Path)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--toy", action="store_true")
+    parser.add_argument("--part", choices=[*PARTS])
+    parser.add_argument("--draw")
+    said = parser.parse_args()
+    if said.draw:
+        found = [{part: json.loads((out / f"{part}.json").read_text()) for part in PARTS} for out in said.out]
+        tell(found)
+        draw(found, said.draw)
     else:
-        number = int(words[words.index("--seed") + 1]) if "--seed" in words else 0
-        study(*words[:3], number, "--toy" in words)
-        draw(Path(words[2]))
+        work(said.out[0], said.seed, TOY if said.toy else Sizes(), [said.part] if said.part else PARTS)

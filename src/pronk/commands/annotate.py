@@ -52,12 +52,13 @@ class Config:
 
 
 class Vote(NamedTuple):
-    """A pair of answers in the order in which it was judged: `a` is of the first model."""
+    """A pair of answers in the order in which it was judged: `a` is of the first model. worth: what they truly are."""
 
     prompt: str
     a: str
     b: str
     verdict: Verdict
+    worth: tuple[float, float]
 
 
 def run(config: Config) -> None:
@@ -94,7 +95,10 @@ def judge(config: Config, pairs: list[tuple[str, str, str]]) -> list[Vote]:
         Annotator(config.seed * 1000 + i, config.noise, config.disagreement, config.careless, config.dazzled)
         for i in range(config.annotators)
     ]
-    return [Vote(*pair, person.judge(*pair)) for pair, person in zip(pairs, cycle(people))]
+    return [
+        Vote(prompt, a, b, person.judge(prompt, a, b), (utility(prompt, a), utility(prompt, b)))
+        for (prompt, a, b), person in zip(pairs, cycle(people))
+    ]
 
 
 def comparison(vote: Vote) -> dict[str, Any] | None:
@@ -108,7 +112,7 @@ def comparison(vote: Vote) -> dict[str, Any] | None:
 
 def summary(config: Config, votes: list[Vote]) -> list[str]:
     """What the people said, what is true, and how well the two agree."""
-    truths = [(utility(v.prompt, v.a), utility(v.prompt, v.b)) for v in votes]
+    truths = [vote.worth for vote in votes]
     choices = [vote.verdict.choice for vote in votes]
     clear = [(v.verdict.choice == "a") == (a > b) for v, (a, b) in zip(votes, truths) if v.verdict.choice in "ab"]
     lines = [

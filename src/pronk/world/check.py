@@ -33,8 +33,10 @@ class Reading:
     problems: tuple[str, ...]
 
 
+@lru_cache(maxsize=4096)
 def read(text: str) -> Reading:
-    """Read any text at all; one that is no story has problems, never an error."""
+    """Read any text at all; one that is no story has problems, never an error. Several who ask of a text in a row (its
+    subject, whether it is well formed, what it is worth) have it read once."""
     parts = sentences(text)
     story = _Story()
     for sentence in parts:
