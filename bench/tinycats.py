@@ -82,10 +82,10 @@ def align(first, tokenizer, work, seed, listen=None):
     policy = copy.deepcopy(first).requires_grad_(True)
     disable_dropout(policy)
     optim = OptimConfig("adamw", lr=work.lr, warmup=2, weight_decay=0.0)
-    learner = make_learner(policy, optim, TrainConfig(work.rounds, seed=seed, spike=0.0, micro_batch=250))
+    learner = make_learner(policy, optim, TrainConfig(work.rounds, seed=seed, spike=0.0))
     algorithm, prompt = ALGORITHMS["reinforce"], Prompt((Message("user", BEGIN),))
     begin = [tokenizer.bos, *tokenizer.encode(BEGIN)]
-    how = RolloutConfig(1, work.rows, work.tokens - len(begin) + 1, forward=250)
+    how = RolloutConfig(1, work.rows, work.tokens - len(begin) + 1, forward=work.rows)
     dtype = torch.bfloat16 if learner.precision == "bf16" else None
     kl = KLConfig(work.coef)
     source = RolloutSource(
