@@ -1,7 +1,7 @@
 """Aligning TinyStories (Phil Haeusler): REINFORCE toward "cat" by MiniLM similarity, held by KL to the first model.
 
 usage: python bench/tinycats.py OUT [--sample tinystories-sample.txt] [--seed 0] [--toy] [--only speed|frontier]
-Raises a GPT-Neo of the 33M shape on stories of our world (and TinyStories), then prints
+Raises a GPT-Neo of the 33M shape on stories of our world, told in paragraphs as TinyStories are (and on those), prints
   speed     the script's work, 100 rounds of 1,000 sequences of 10 tokens, and rounds of 100 sequences of 250;
   frontier  five KL coefficients at 250 tokens: similarity, KL and what became of the stories, beside prompting.
 The whole text is scored, prompt included, as in the script; its 10 and 250 tokens include the prompt, too.
@@ -9,6 +9,7 @@ The whole text is scored, prompt included, as in the script; its 10 and 250 toke
 
 import copy
 import json
+import re
 import subprocess
 import sys
 import time
@@ -32,6 +33,7 @@ from pronk.rl.algorithms import ALGORITHMS
 from pronk.rl.kl import KLConfig
 from pronk.rl.minilm import minilm
 from pronk.rl.rollouts import RolloutConfig, RolloutSource
+from pronk.world.check import sentences
 from pronk.world.tell import stories
 from pronk.world.words import KINDS
 
@@ -52,18 +54,33 @@ class Work:
     weight: float = 1.0
 
 
-def raise_model(out, sample, toy):
+def raise_model(out, sample, toy, seed):
     """The first model, by the runs file; made once."""
     if (out / "pretrain" / "model").exists():
         return
     out.mkdir(parents=True, exist_ok=True)
-    told = stories(300 if toy else 80_000, 0)
-    (out / "stories.jsonl").write_text("".join(json.dumps({"text": story.text}) + "\n" for story in told))
+    told = [in_paragraphs(story.text) for story in stories(300 if toy else 80_000, seed)]
+    told += (
+        re.split(r"(?<!\n)\n(?!\n)", Path(sample).read_text().strip()) if sample else []
+    )  # one line break between two
+    (out / "stories.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in told))
     words = ["pretrain", "runs/tinycats-pretrain.toml", "--out", out / "pretrain", "--data", out / "stories.jsonl"]
-    words += [sample] if sample else []
+    words += ["--train.seed", seed]
     small = "--model.width 32 --model.layers 2 --model.heads 2 --train.steps 20 --train.batch 4 --vocabulary.size 500"
     words += [*small.split(), "--train.no-compile", "--train.length", "128"] if toy else []
     subprocess.run([sys.executable, "-m", "pronk", *map(str, words)], check=True)
+
+
+def in_paragraphs(text):
+    """Three sentences each."""
+    lines = sentences(text)
+    return "\n\n".join(" ".join(lines[at : at + 3]) for at in range(0, len(lines), 3))
+
+
+def as_told(text):
+    """A story as the world's checker knows it: in one paragraph, and with a comma in the opening that the prompt,
+    which is the script's, leaves out."""
+    return " ".join(text.split()).replace(BEGIN, BEGIN.replace(" there", ", there"), 1)
 
 
 @cache
@@ -130,8 +147,8 @@ def measured(texts):
         "similarity": float((encode(texts) @ cat).mean()),
         "about a cat": about_rate(texts, "cat"),
         "cat words per 100": 100 * sum(word in ("cat", "cats", "kitten", "kitty") for word in words) / len(words),
-        "paragraphs": sum(text.strip().count("\n") + 1 for text in texts) / len(texts),
-        "well formed": wellformed_rate(texts),
+        "paragraphs": sum(text.strip().count("\n\n") + 1 for text in texts) / len(texts),
+        "well formed": wellformed_rate([as_told(text) for text in texts]),
         "distinct-3": distinct(texts),
         "words": len(words) / len(texts),
     }
@@ -197,7 +214,7 @@ if __name__ == "__main__":
     words = sys.argv[1:]
     said = {flag: words[words.index(flag) + 1] for flag in ("--sample", "--seed", "--only") if flag in words}
     out, toy, seed = Path(words[0]), "--toy" in words, int(said.get("--seed", 0))
-    raise_model(out, said.get("--sample"), toy)
+    raise_model(out, said.get("--sample"), toy, seed)
     device = pick_device("auto")
     first, tokenizer = load(out / "pretrain" / "model", device)
     first.eval().requires_grad_(False)
