@@ -61,7 +61,7 @@ def raise_model(out, sample, toy, seed):
     out.mkdir(parents=True, exist_ok=True)
     told = [in_paragraphs(story.text) for story in stories(300 if toy else 80_000, seed)]
     told += (
-        re.split(r"(?<!\n)\n(?!\n)", Path(sample).read_text().strip()) if sample else []
+        filter(str.strip, re.split(r"(?<!\n)\n(?!\n)", Path(sample).read_text())) if sample else []
     )  # one line break between two
     (out / "stories.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in told))
     words = ["pretrain", "runs/tinycats-pretrain.toml", "--out", out / "pretrain", "--data", out / "stories.jsonl"]
