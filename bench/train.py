@@ -1,60 +1,67 @@
-"""Training steps on one GPU: pronk's Learner beside transformers compiled, as a share of what the GPU could do.
+"""Training steps on one GPU: pronk's Learner beside its peers compiled, as a share of what the GPU could do.
 
-usage: python bench/train.py [rows] [--steps 10] [--plain] [--alone], rows such as llama-134m story-15m; none = all.
-Both train on the same shape of random tokens, fp32 parameters and optimizer state, bf16 compute, AdamW. MFU counts
-6 N + 6 L T D operations a token over 989 TFLOP/s, N = parameters multiplied per token. The limit is made from the
-bottom up: products at the measured matmul roof, attention at half of it, and bytes of the optimizer and of the residual
-stream at the measured copy rate. --plain leaves compiling out, --alone the peer.
+usage: python bench/train.py [rows] [--steps 10] [--alone] [--cpu]; rows such as llama-134m sft; none = all.
+Both train on the same shape of random tokens: fp32 parameters and optimizer state, bf16 compute, AdamW with a clip.
+MFU counts 6 N + 6 L T D operations a token over 989 TFLOP/s, N = parameters multiplied per token. The limit is made
+from the bottom up: products at the measured matmul roof, attention at half of it, and bytes of the optimizer and of the
+residual stream at the measured copy rate. Rows after the first six are other updates of the 134M model; `packed` has
+documents of 64 to 512 tokens. Each measurement is a process of its own: those of a wave compile side by side, then are
+timed one by one. --alone leaves the peers out; --cpu is 1M parameters on this machine's processor (train_cpu.py).
 """
 
-import gc
 import json
+import subprocess
 import sys
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from threading import Event, Thread
 
 import torch
-import torch.nn.functional as F
+from train_peers import nanogpt_step, transformers_step
 
-from pronk.data.batch import Batch
-from pronk.learn.build import TrainConfig, make_learner
-from pronk.learn.losses import cross_entropy
+from pronk.data.batch import IGNORE, Batch, Pairs, Rollouts
+from pronk.learn.build import TrainConfig, make_learner, pick_device
+from pronk.learn.losses import bradley_terry, cross_entropy, dpo
 from pronk.learn.optim import OptimConfig
-from pronk.models.build import build, count, multiplied
+from pronk.models.build import build, count, multiplied, to_scorer
 from pronk.models.config import ModelConfig
 from pronk.models.presets import PRESETS
+from pronk.rl.kl import KLConfig
+from pronk.rl.losses import clipped
 
 PEAK = 989e12
+PEERS = {"transformers": transformers_step, "nanogpt": nanogpt_step}
 
 
 @dataclass
 class Row:
+    """What is trained. wave: rows of one wave lie in the GPU's memory together."""
+
     model: ModelConfig
     batch: int
     length: int
+    wave: int
+    peer: str = ""
     micro_batch: int = 0
+    recompute: float = 0.0
+    update: str = "pretrain"
 
 
-def llama(width, layers, heads, kv_heads, ffn_dim, vocab=32000, context=2048, **more):
-    return ModelConfig(
-        width=width,
-        layers=layers,
-        heads=heads,
-        kv_heads=kv_heads,
-        ffn_dim=ffn_dim,
-        vocab=vocab,
-        context=context,
-        tied=False,
-        **more,
-    )
+def llama(width, layers, heads, kv_heads, ffn_dim, vocab=32000, context=2048):
+    sizes = {"width": width, "layers": layers, "heads": heads, "kv_heads": kv_heads, "ffn_dim": ffn_dim}
+    return ModelConfig(**sizes, vocab=vocab, context=context, tied=False)
 
 
+SMALL = Row(llama(768, 12, 12, 12, 2048), 32, 1024, 1, "transformers")
+SLICE = llama(4096, 4, 32, 8, 14336, vocab=128_256, context=32_768)
 ROWS = {
-    "llama-134m": Row(llama(768, 12, 12, 12, 2048), 32, 1024),
-    "gpt2": Row(ModelConfig(**PRESETS["gpt2"]), 32, 1024),
-    "llama-1.1b": Row(llama(2048, 22, 32, 4, 5632), 8, 2048, 4),
-    "story-15m": Row(llama(288, 6, 6, 6, 768), 128, 512),
-    "8b-slice": Row(llama(4096, 4, 32, 8, 14336, vocab=128_256, context=8192), 1, 8192),
+    "llama-134m": SMALL,
+    "gpt2": Row(ModelConfig(**PRESETS["gpt2"]), 32, 1024, 1, "nanogpt"),
+    "story-15m": Row(llama(288, 6, 6, 6, 768), 128, 512, 1, "transformers"),
+    "llama-1.1b": Row(llama(2048, 22, 32, 4, 5632), 8, 2048, 2, "transformers", recompute=0.3),
+    "8b-slice": Row(SLICE, 1, 8192, 3, "transformers"),
+    "8b-slice-32k": Row(SLICE, 1, 32_768, 4, "transformers"),
+    **{name: replace(SMALL, wave=2, peer="", update=name) for name in ("packed", "sft", "dpo", "reward", "grpo")},
 }
 
 
@@ -81,47 +88,54 @@ def roofs():
     return products, 2 * a.numel() / timed(lambda: b.copy_(a), 10, 3)
 
 
-def pronk_step(row, plain):
-    """One Learner step on tokens that lie on the GPU."""
+def text(row):
+    """Random tokens, and for some updates documents, and targets of which each row's first half is not learned."""
+    ids = torch.randint(0, row.model.vocab, (row.batch, row.length + 1))
+    tokens, targets = ids[:, :-1].clone(), ids[:, 1:].clone()
+    if row.update in ("pretrain", "packed"):
+        known = targets
+    else:
+        known = targets.masked_fill(torch.arange(row.length) < row.length // 2, IGNORE)
+    if row.update not in ("packed", "sft"):
+        return tokens, known, None, None
+    borders = torch.randint(64, 512, (row.batch, row.length // 64)).cumsum(1)  # where documents begin
+    documents = torch.searchsorted(borders, torch.arange(row.length).expand(row.batch, -1).contiguous(), right=True)
+    begins = torch.cat((torch.zeros(row.batch, 1, dtype=torch.int64), borders), 1).gather(1, documents)
+    return tokens, known, torch.arange(row.length) - begins, documents
+
+
+def update_of(row):
+    """(batch in pinned memory, loss) of a row's kind of update."""
+    tokens, targets, positions, documents = text(row)
+    pairs, (B, T) = (row.batch // 2, 2, row.length), targets.shape
+    noise = partial(torch.randn, B, T)
+    batch = {
+        "dpo": lambda: Pairs(tokens.view(pairs), targets.view(pairs), ref_logps=torch.zeros(pairs[:2])),
+        "reward": lambda: Pairs(tokens.view(pairs), targets.view(pairs), last=torch.full(pairs[:2], T - 1)),
+        "grpo": lambda: Rollouts(
+            *(tokens, targets), dense=True, logps=noise() - 10, ref_logps=noise() - 10, advantages=noise()
+        ),
+    }.get(row.update, lambda: Batch(tokens, targets, positions, documents))()
+    losses = {
+        "dpo": dpo(),
+        "reward": bradley_terry(),
+        "grpo": clipped(kl=KLConfig(coef=0.05, where="loss"), aggregate="answers"),
+    }
+    return batch.map(torch.Tensor.pin_memory), losses.get(row.update, cross_entropy)
+
+
+def pronk_step(row):
+    """One Learner step, as every command makes it: the batch comes from pinned memory, metrics are read."""
     torch.manual_seed(0)
     model = build(row.model, "cuda")
-    train = TrainConfig(steps=1000, precision="bf16", compile=not plain, micro_batch=row.micro_batch)
-    learner = make_learner(model, OptimConfig("adamw", lr=1e-5), train)
-    ids = torch.randint(0, row.model.vocab, (row.batch, row.length + 1))
-    batch = Batch(ids[:, :-1].pin_memory(), ids[:, 1:].pin_memory())
-    return (lambda: learner.step(batch, cross_entropy)), multiplied(model), count(model)
-
-
-def transformers_step(row):
-    """transformers' Llama, compiled, as its users train it: autocast, fused AdamW."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    m = row.model
-    config = LlamaConfig(
-        vocab_size=m.vocab,
-        hidden_size=m.width,
-        intermediate_size=m.ffn_dim,
-        num_hidden_layers=m.layers,
-        num_attention_heads=m.heads,
-        num_key_value_heads=m.kv_heads,
-        max_position_embeddings=m.context,
-        use_cache=False,
-        attn_implementation="sdpa",
+    facts = {"active": multiplied(model), "parameters": count(model)}
+    trained = to_scorer(model) if row.update == "reward" else model
+    train = TrainConfig(
+        steps=1000, precision="bf16", compile=True, micro_batch=row.micro_batch, recompute=row.recompute
     )
-    model = LlamaForCausalLM(config).cuda()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
-    compiled = torch.compile(model)
-    ids = torch.randint(0, m.vocab, (row.batch, row.length + 1), device="cuda")
-
-    def step():
-        with torch.autocast("cuda", torch.bfloat16):
-            logits = compiled(input_ids=ids[:, :-1]).logits
-            loss = F.cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten())
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    return step
+    learner = make_learner(trained, OptimConfig("adamw", lr=1e-5), train)
+    batch, loss = update_of(row)
+    return (lambda: learner.step(batch, loss)), facts
 
 
 def limit(row, parameters, active, products, copied):
@@ -134,53 +148,115 @@ def limit(row, parameters, active, products, copied):
     return matmul + attention + optimizer + stream
 
 
-def measure(name, who, make, tokens):
-    """(seconds, peak GiB), or None where it fails; prints the failure."""
-    gc.collect()
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
-    try:
-        seconds = timed(make(), STEPS, 6)
-        return tokens / seconds, torch.cuda.max_memory_allocated() / 2**30
-    except Exception as error:
-        print(f"{name} {who}: {type(error).__name__}: {str(error)[:300]}", flush=True)
-        return None
-    finally:
-        torch._dynamo.reset()
+# ── one measurement a process: prints "idle", waits for a line, compiles, prints "ready", waits, prints what it found
 
 
-def show(name, row, plain, products, copied):
+def child(name, who, steps):
+    row = ROWS[name]
+    if who != "pronk" and row.peer == "transformers":
+        import transformers  # noqa: F401  while others are still at work
+    print("idle", flush=True)
+    sys.stdin.readline()
+    pick_device("cuda")
     facts = {}
+    if who == "pronk":
+        step, facts = pronk_step(row)
+    else:
+        torch.backends.cuda.enable_cudnn_sdp(True)  # torch's own choice
+        torch.set_float32_matmul_precision("high")
+        step = PEERS[who](row)
+    for _ in range(6):
+        step()
+    torch.cuda.synchronize()
+    print("ready", flush=True)
+    sys.stdin.readline()
+    seconds = timed(step, steps, 2)
+    print(json.dumps({"seconds": seconds, "gib": torch.cuda.max_memory_allocated() / 2**30, **facts}), flush=True)
 
-    def ours():
-        step, facts["active"], facts["parameters"] = pronk_step(row, plain)
-        return step
 
+class Measurement:
+    """A child process and what it says."""
+
+    def __init__(self, name, who, steps):
+        self.name, self.who, self.found, self.said = name, who, None, []
+        command = [sys.executable, __file__, "--one", name, who, str(steps)]
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, text=True)
+        self.idle, self.ready, self.over = Event(), Event(), Event()
+        Thread(target=self.listen, daemon=True).start()
+
+    def listen(self):
+        for line in self.process.stdout:
+            self.said.append(line)
+            if line.startswith("{"):
+                self.found = json.loads(line)
+            {"idle": self.idle, "ready": self.ready}.get(line.strip(), Event()).set()
+        for event in (self.idle, self.ready, self.over):
+            event.set()
+
+    def go(self):
+        if self.process.poll() is None:
+            self.process.stdin.write("go\n")
+            self.process.stdin.flush()
+
+    def result(self):
+        self.go()
+        self.over.wait(120)
+        self.process.kill()
+        if self.found is None:
+            print(f"{self.name} {self.who} failed: {''.join(self.said)[-300:]}", flush=True)
+        return self.found
+
+
+def show(name, row, ours, peer, base, roof):
+    """A row as a line of JSON. base: seconds of pretraining at this shape, for other updates."""
     tokens, m = row.batch * row.length, row.model
-    found = measure(name, "pronk", ours, tokens)
-    peer = None if "--alone" in sys.argv else measure(name, "transformers", lambda: transformers_step(row), tokens)
-    if found is None:
-        return
-    least = limit(row, facts["parameters"], facts["active"], products, copied)
-    work = 6 * facts["active"] + 6 * m.layers * row.length * m.heads * m.head_size
-    line = {"row": name, "pronk tok/s": round(found[0]), "GiB": round(found[1], 1), "MFU": found[0] * work / PEAK}
-    line |= {"of limit": found[0] * least / tokens}
+    work = (6 * ours["active"] + 6 * m.layers * row.length * m.heads * m.head_size) * tokens
+    line = {"row": name, "tok/s": round(tokens / ours["seconds"]), "GiB": ours["gib"]}
+    line |= {"MFU": work / ours["seconds"] / PEAK}
+    line |= {"of limit": limit(row, ours["parameters"], ours["active"], *roof) / ours["seconds"]}
+    if base is not None:
+        line |= {"of pretraining": base / ours["seconds"]}
     if peer is not None:
-        line |= {"transformers tok/s": round(peer[0]), "its GiB": round(peer[1], 1), "times": found[0] / peer[0]}
+        line |= {"peer": row.peer, "its tok/s": round(tokens / peer["seconds"]), "its GiB": peer["gib"]}
+        line |= {"times": peer["seconds"] / ours["seconds"]}
     print(json.dumps({k: round(v, 3) if isinstance(v, float) else v for k, v in line.items()}), flush=True)
 
 
-if __name__ == "__main__":
-    words = sys.argv[1:]
-    STEPS = int(words[words.index("--steps") + 1]) if "--steps" in words else 10
-    chosen = [word for word in words if word in ROWS] or list(ROWS)
+def main(words):
+    steps = words[words.index("--steps") + 1] if "--steps" in words else "10"
+    chosen = {name: ROWS[name] for name in words if name in ROWS} or ROWS
+    sides = [(name, who) for name, row in chosen.items() for who in ("pronk", row.peer) if who]
+    if "--alone" in words:
+        sides = [(name, who) for name, who in sides if who == "pronk"]
+    all_of = {side: Measurement(*side, steps) for side in sides}
+    for one in all_of.values():
+        one.idle.wait()
     roof = roofs()
-    print(
-        json.dumps(
-            {"device": torch.cuda.get_device_name(), "matmul TFLOP/s": roof[0] / 1e12, "copy TB/s": roof[1] / 1e12}
-        )
-    )
-    gc.collect()
-    with suppress(KeyboardInterrupt):
-        for name in chosen:
-            show(name, ROWS[name], "--plain" in words, *roof)
+    torch.cuda.empty_cache()
+    facts = {"device": torch.cuda.get_device_name(), "torch": torch.__version__}
+    print(json.dumps(facts | {"matmul TFLOP/s": roof[0] / 1e12, "copy TB/s": roof[1] / 1e12}), flush=True)
+    base = None
+    for wave in sorted({row.wave for row in chosen.values()}):
+        members = {side: one for side, one in all_of.items() if chosen[side[0]].wave == wave}
+        for one in members.values():
+            one.go()
+        for one in members.values():
+            one.ready.wait()
+        results = {side: one.result() for side, one in members.items()}
+        for name, row in chosen.items():
+            ours = results.get((name, "pronk"))
+            if ours is not None:
+                base = ours["seconds"] if name == "llama-134m" else base
+                show(name, row, ours, results.get((name, row.peer)), base if row.update != "pretrain" else None, roof)
+
+
+if __name__ == "__main__":
+    if "--one" in sys.argv:
+        child(*sys.argv[2:4], int(sys.argv[4]))
+    elif "--cpu" in sys.argv:
+        import train_cpu
+
+        train_cpu.main()
+    else:
+        main(sys.argv[1:])

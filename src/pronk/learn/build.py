@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 from torch import nn
+from torch._functorch import config as functorch
 from torch.distributed.device_mesh import DeviceMesh
 
 from pronk.errors import UserError
@@ -36,6 +37,8 @@ class TrainConfig:
     """of computation; auto = bf16 where it is faster (measured on a CPU); parameters are float32 always"""
     compile: bool = False
     """compile the model's blocks: faster steps after 15-60 seconds"""
+    recompute: float = 0.0
+    """with compile: the share of a block's activations that backward makes again, the cheapest first; saves memory"""
     deterministic: bool = False
     """on a GPU: the same numbers again, slower"""
     spike: float = 6.0
@@ -98,7 +101,10 @@ def make_learner(
     if train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
     torch.use_deterministic_algorithms(train.deterministic)
+    if train.recompute and not train.compile:
+        raise UserError(f"--train.recompute {train.recompute} needs --train.compile")
     if train.compile:
+        functorch.activation_memory_budget = 1 - train.recompute
         stacks = [part for name, part in model.named_modules() if name.split(".")[-1] == "blocks"]
         for block in (block for stack in stacks for block in stack.children()):
             block.compile()

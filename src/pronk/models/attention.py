@@ -1,21 +1,30 @@
 """Causal self-attention with grouped queries (Ainslie et al. 2023) through torch's scaled_dot_product_attention."""
 
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention.flex_attention import BlockMask
 
+from pronk.models import flex
 from pronk.models.config import ModelConfig
 from pronk.models.joined import products
 from pronk.models.positions import rotation
 from pronk.models.state import KVState
 
+# torch's kernels in the order in which compiled code tries them.
+LASTING = [
+    *(SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH),
+]
+
 
 class View(NamedTuple):
     """What a layer's queries see, and where its new keys and values are stored."""
 
-    mask: Tensor | None  # [B, 1, T, S]; None = causal among the T tokens
+    mask: Tensor | BlockMask | None  # [B, 1, T, S]; None = causal among the T tokens
     state: KVState | None = None
     columns: Tensor | None = None  # [B, T]
 
@@ -47,17 +56,20 @@ class Attention(nn.Module):
         return self.o(attend(q, k, v, view.mask, self.scale).transpose(1, 2).reshape(B, T, -1))
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None = None) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | BlockMask | None, scale: float | None = None) -> Tensor:
     """softmax(scale q k^T) v with q [B, H, T, K], k and v [B, G, S, K]; mask None = causal, scale None = 1 / sqrt(K).
 
     On a CPU in bfloat16 by plain products: torch's fused kernel takes four times as long to train there (LOG.md).
+    Compiled code, whose shapes last, may take cuDNN's kernel, which plans for tens of milliseconds at each new shape.
     """
+    if isinstance(mask, BlockMask):
+        return flex.attend(q, k, v, mask, scale)
     grouped = q.shape[1] != k.shape[1]
     if q.device.type != "cpu" or q.dtype != torch.bfloat16:
-        causal = mask is None
-        return F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=causal, scale=scale, enable_gqa=grouped
-        )
+        with sdpa_kernel(LASTING, set_priority=True) if torch.compiler.is_compiling() else nullcontext():
+            return F.scaled_dot_product_attention(
+                q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=grouped
+            )
     if grouped:
         k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
     seen = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool).tril() if mask is None else mask

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from pronk.models import flex
 from pronk.models.attention import Attention, View, visible
 from pronk.models.config import ModelConfig
 from pronk.models.feedforward import FEEDFORWARDS
@@ -108,17 +109,25 @@ class Decoder(nn.Module):
             raise ValueError(f"{T} tokens are more than the model's context of {self.config.context}")
         rotary = self.rotary(positions, T)
         x = self.dropout(self.position_embedding(self.embed(tokens), positions))
-        views = {window: _view(window, tokens, positions, documents, state) for window in set(self.windows)}
+        compiled = self.blocks[0]._compiled_call_impl is not None
+        views = {window: _view(window, tokens, positions, documents, state, compiled) for window in set(self.windows)}
         for block, window in zip(self.blocks, self.windows):
             x = block(x, rotary, views[window])
         return Output(self.norm(x), self.head)
 
 
 def _view(
-    window: int, tokens: Tensor, positions: Tensor | None, documents: Tensor | None, state: KVState | None
+    window: int,
+    tokens: Tensor,
+    positions: Tensor | None,
+    documents: Tensor | None,
+    state: KVState | None,
+    compiled: bool,
 ) -> View:
     """What layers with this window see, and where they store the new tokens."""
     T = tokens.shape[1]
+    if state is None and (documents is not None or 0 < window < T) and flex.fits(tokens, compiled):
+        return View(flex.blocks(documents, T, window, tokens.device))
     mask = visible(positions, documents, state, T, window, tokens.device)
     if state is None:
         return View(mask)
