@@ -21,9 +21,9 @@ from pronk.learn.track import read_metrics
 class Block(nn.Module):
     """Pre-norm attention and GELU feed-forward, as in GPT-2, without biases."""
 
-    def __init__(self, width, heads):
+    def __init__(self, width, heads, dropout=0.0):
         super().__init__()
-        self.heads = heads
+        self.heads, self.drop = heads, nn.Dropout(dropout)
         self.norm1, self.norm2 = nn.LayerNorm(width, bias=False), nn.LayerNorm(width, bias=False)
         self.qkv, self.out = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width, bias=False)
         self.up, self.down = nn.Linear(width, 4 * width, bias=False), nn.Linear(4 * width, width, bias=False)
@@ -31,15 +31,18 @@ class Block(nn.Module):
     def forward(self, x):
         B, T, D = x.shape
         q, k, v = self.qkv(self.norm1(x)).view(B, T, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
-        x = x + self.out(F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(B, T, D))
-        return x + self.down(F.gelu(self.up(self.norm2(x))))
+        lost = self.drop.p if self.training else 0.0
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=lost).transpose(1, 2).reshape(B, T, D)
+        x = x + self.drop(self.out(y))
+        return x + self.drop(self.down(F.gelu(self.up(self.norm2(x)))))
 
 
 class GPT(nn.Module):
-    def __init__(self, vocab, width=128, layers=4, heads=4, context=64):
+    def __init__(self, vocab, width=128, layers=4, heads=4, context=64, dropout=0.0):
         super().__init__()
+        self.drop = nn.Dropout(dropout)
         self.tokens, self.places = nn.Embedding(vocab, width), nn.Embedding(context, width)
-        self.blocks = nn.Sequential(*(Block(width, heads) for _ in range(layers)))
+        self.blocks = nn.Sequential(*(Block(width, heads, dropout) for _ in range(layers)))
         self.norm = nn.LayerNorm(width, bias=False)
         for name, p in self.named_parameters():
             if p.dim() == 2:
@@ -47,7 +50,7 @@ class GPT(nn.Module):
                 nn.init.normal_(p, std=0.02 * scale)
 
     def forward(self, x):
-        hidden = self.tokens(x) + self.places.weight[: x.shape[1]]
+        hidden = self.drop(self.tokens(x) + self.places.weight[: x.shape[1]])
         return F.linear(self.norm(self.blocks(hidden)), self.tokens.weight)
 
 

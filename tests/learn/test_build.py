@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from pronk.errors import UserError
-from pronk.learn.build import TrainConfig, flops_per_token, pick_device, pick_precision, plan
+from pronk.learn.build import TrainConfig, flops_per_token, make_learner, pick_device, pick_precision, plan
+from pronk.learn.optim import OptimConfig
 from pronk.models.build import build, count
 from pronk.models.config import ModelConfig
 
@@ -42,3 +43,14 @@ def test_a_plan_says_tokens_and_memory():
     facts = plan(model, TrainConfig(steps=10, batch=4, length=64), "fp32")
     assert facts["tokens"].startswith("2,560 (10 steps of 4 x 64)")
     assert facts["parameters"] == f"{count(model):,}"
+
+
+def test_compiling_says_where_it_keeps_what_it_made(monkeypatch, capsys):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/somewhere")
+    make_learner(build(ModelConfig(vocab=50, width=32, layers=2, heads=4)), OptimConfig(), TrainConfig(compile=True))
+    assert "kept in /somewhere" in capsys.readouterr().out
+
+
+def test_recomputing_is_a_thing_of_compiled_blocks():
+    with pytest.raises(UserError, match=r"needs --train.compile"):
+        make_learner(build(ModelConfig(vocab=50, width=32)), OptimConfig(), TrainConfig(recompute=0.5))

@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -88,6 +89,11 @@ def _product(dtype: torch.dtype) -> float:
     return min(times)
 
 
+def keep_compiled() -> str:
+    """The folder where torch keeps what it compiles, so that the next run of these shapes starts sooner."""
+    return os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path.home() / ".cache" / "pronk" / "compiled"))
+
+
 def make_learner(
     model: nn.Module,
     groups: OptimConfig | Mapping[str, OptimConfig],
@@ -105,6 +111,9 @@ def make_learner(
         raise UserError(f"--train.recompute {train.recompute} needs --train.compile")
     if train.compile:
         functorch.activation_memory_budget = 1 - train.recompute
+        folder = keep_compiled()
+        if mesh is None or mesh.get_rank() == 0:
+            print(f"compiling: the first steps take longer; what is compiled is kept in {folder}", flush=True)
         stacks = [part for name, part in model.named_modules() if name.split(".")[-1] == "blocks"]
         for block in (block for stack in stacks for block in stack.children()):
             block.compile()

@@ -1,0 +1,178 @@
+"""Seconds of training to a stated validation loss on one GPU: pronk with Muon and with AdamW beside a plain GPT.
+
+usage: python bench/time_to_quality.py tinyshakespeare.txt [OUT] [--toy]; draws OUT/time-to-quality-*.png (docs/).
+Two texts: character Shakespeare (the last tenth validates) and stories of pronk.world (byte-level BPE of 1,024, the
+last twentieth). All train on random windows of the same tokens, 64 x 256 a step, compiled, in bf16. The plain GPT has
+nanoGPT's recipe for Shakespeare: 6 layers, 384 wide, dropout 0.2, AdamW 1e-3 to 1e-4 by a cosine, 5,000 steps. The
+stated loss is its least in Shakespeare and, without dropout, in 2,000 steps on stories, rounded up. pronk has the shape
+and recipe of runs/shakespeare-gpu.toml; AdamW differs in its rates alone. Seconds are of steps, evaluations apart;
+those of the first 5, in which everything is compiled, are told beside them. --toy is a dry run on a CPU.
+"""
+
+import json
+import math
+import sys
+import time
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from shakespeare_cpu import GPT
+
+from pronk.data.batch import Batch
+from pronk.evals.likelihood import mean_loss
+from pronk.evals.plots import curve
+from pronk.learn.build import TrainConfig, make_learner, pick_device
+from pronk.learn.losses import cross_entropy
+from pronk.learn.optim import OptimConfig
+from pronk.models.build import build
+from pronk.models.config import ModelConfig
+from pronk.text import bpe
+from pronk.world.tell import stories
+
+RUN = tomllib.loads((Path(__file__).parent.parent / "runs" / "shakespeare-gpu.toml").read_text())
+TOY = "--toy" in sys.argv
+DEVICE = "cpu" if TOY else "cuda"
+ROWS, LENGTH = (4, 32) if TOY else (64, 256)
+WARM = 5  # steps in which everything is compiled
+PLAIN, MUON, ADAMW = "plain GPT, AdamW", "pronk, Muon", "pronk, AdamW"
+
+
+def of_shakespeare(path):
+    """(training ids, validation ids, vocabulary, dropout, steps of each side)."""
+    text = Path(path).read_text()
+    letters = {c: i for i, c in enumerate(sorted(set(text)))}
+    ids = torch.tensor([letters[c] for c in text])
+    border = int(0.9 * len(ids))
+    steps = {PLAIN: 5000, MUON: RUN["train"]["steps"], ADAMW: 2500}
+    return ids[:border], ids[border:], len(letters), RUN["model"]["dropout"], steps
+
+
+def of_stories():
+    texts = [story.text for story in stories(300 if TOY else 20_000, 0)]
+    tokenizer = bpe.train(texts[:5000], "bytelevel", 1024)
+    ids = torch.tensor([i for one in tokenizer.encode_batch(texts) for i in (*one, tokenizer.eos)])
+    border = int(0.95 * len(ids))
+    return ids[:border], ids[border:], tokenizer.size, 0.0, {PLAIN: 2000, MUON: 800, ADAMW: 1000}
+
+
+def windows(ids, dice):
+    """A batch of random windows, in pinned memory."""
+    starts = torch.randint(len(ids) - LENGTH - 1, (ROWS, 1), generator=dice)
+    rows = ids[starts + torch.arange(LENGTH + 1)]
+    tokens, targets = rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
+    return (tokens, targets) if TOY else (tokens.pin_memory(), targets.pin_memory())
+
+
+def validation(ids):
+    """Consecutive windows, every token but the first a target once, but for the last few."""
+    count = (len(ids) - 1) // LENGTH
+    whole = ids[: count * LENGTH + 1]
+    return [Batch(x, y) for x, y in zip(whole[:-1].view(-1, LENGTH).split(64), whole[1:].view(-1, LENGTH).split(64))]
+
+
+def plain(vocab, dropout, steps):
+    """(step(tokens, targets), loss over batches) of the plain GPT."""
+    width, layers, heads = (32, 2, 2) if TOY else (384, 6, 6)
+    model = GPT(vocab, width, layers, heads, LENGTH, dropout).to(DEVICE)
+    matrices = [p for p in model.parameters() if p.dim() == 2]
+    vectors = [p for p in model.parameters() if p.dim() == 1]
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.99), fused=True)
+    forward, done = model if TOY else torch.compile(model), 0
+
+    def loss_of(model, tokens, targets):
+        with torch.autocast(DEVICE, torch.bfloat16):
+            return F.cross_entropy(model(tokens).flatten(0, 1), targets.flatten())
+
+    def step(tokens, targets):
+        nonlocal done
+        share = min(1.0, (done - 100) / max(1, steps - 100))
+        rate = 1e-3 * (done + 1) / 100 if done < 100 else 1e-4 + 4.5e-4 * (1 + math.cos(math.pi * share))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        tokens, targets = (x.to(DEVICE, non_blocking=True) for x in (tokens, targets))
+        loss_of(forward, tokens, targets).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        done += 1
+
+    @torch.no_grad()
+    def evaluate(batches):
+        model.eval()
+        losses = [loss_of(model, b.tokens.to(DEVICE), b.targets.to(DEVICE)) * b.targets.numel() for b in batches]
+        model.train()
+        return float(sum(losses)) / sum(b.targets.numel() for b in batches)
+
+    return step, evaluate
+
+
+def pronk(vocab, dropout, steps, optimizer):
+    shape = {"width": 32, "layers": 2, "heads": 2} if TOY else {}
+    model = build(ModelConfig(**(RUN["model"] | shape), vocab=vocab), DEVICE, seed=0)
+    model.train()
+    optim = OptimConfig(**RUN["optim"])
+    if optimizer == "adamw":
+        optim = replace(optim, optimizer="adamw", lr=3e-3, beta2=0.99)
+    train = TrainConfig(steps=steps, precision="bf16", compile=not TOY, spike=0.0)
+    learner = make_learner(model, optim, train)
+    return (
+        lambda tokens, targets: learner.step(Batch(tokens, targets), cross_entropy),
+        lambda batches: mean_loss(model, batches, learner.compute),
+    )
+
+
+def train(step, evaluate, ids, batches, steps, stop):
+    """[(seconds, loss)] every so many steps, and the seconds of the warm ones. Ends at a loss of `stop`."""
+    dice, curve_of, seconds, warm = torch.Generator().manual_seed(0), [], 0.0, 0.0
+    looks = max(WARM, steps // 25)
+    started = time.perf_counter()
+    for number in range(1, steps + 1):
+        step(*windows(ids, dice))
+        if number in (WARM, steps) or number % looks == 0:
+            if not TOY:
+                torch.cuda.synchronize()
+            seconds += time.perf_counter() - started
+            if number == WARM:
+                warm, seconds = seconds, 0.0
+            else:
+                curve_of.append((seconds, evaluate(batches)))
+                if curve_of[-1][1] <= stop:
+                    break
+            started = time.perf_counter()
+    return curve_of, warm
+
+
+def compare(name, ids, held, vocab, dropout, steps, out):
+    torch.manual_seed(0)
+    batches, curves, stop = validation(held), {}, 0.0
+    for who in (PLAIN, MUON, ADAMW):
+        count = 20 if TOY else steps[who]
+        kinds = {MUON: "muon", ADAMW: "adamw"}
+        sides = plain(vocab, dropout, count) if who == PLAIN else pronk(vocab, dropout, count, kinds[who])
+        found, warm = train(*sides, ids, batches, count, stop)
+        torch._dynamo.reset()
+        if who == PLAIN:
+            stop = math.ceil(100 * min(loss for _, loss in found)) / 100
+        reached = next((seconds for seconds, loss in found if loss <= stop), None)
+        curves[who] = tuple(zip(*found))
+        line = {"text": name, "who": who, "stated loss": stop, "seconds to it": reached, "first steps": warm}
+        line |= {"least loss": min(loss for _, loss in found), "seconds in all": found[-1][0], "steps": count}
+        print(json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in line.items()}), flush=True)
+    curve(
+        out / f"time-to-quality-{name}.png", curves, f"{name}: validation loss", "nats per token", "seconds of training"
+    )
+
+
+def main(path, out="docs", *rest):
+    pick_device(DEVICE)
+    out = Path(out if not out.startswith("--") else "docs")
+    compare("shakespeare", *of_shakespeare(path), out)
+    compare("stories", *of_stories(), out)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
