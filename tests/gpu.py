@@ -24,15 +24,16 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 
 import gpu_engine
+import gpu_train
+from gpu_train import LSTM, SHAPE, gap, text
 from learn import toys
 
 from pronk.commands import pretrain, rl
 from pronk.commands.tokenizer import VocabularyConfig
-from pronk.data.batch import Batch
 from pronk.data.sources import ReadConfig
 from pronk.engine.engine import Engine
 from pronk.engine.sequence import Sampling
-from pronk.learn.build import TrainConfig, make_learner
+from pronk.learn.build import TrainConfig
 from pronk.learn.losses import cross_entropy
 from pronk.learn.optim import OptimConfig
 from pronk.models import logps as head_math
@@ -44,8 +45,6 @@ from pronk.rl.losses import clipped, clipped_answers, clipped_with_value
 from pronk.rl.rollouts import RolloutConfig
 from pronk.world.tell import requests, stories
 
-SHAPE = ModelConfig(vocab=256, width=128, layers=4, heads=4, kv_heads=2, context=256)
-LSTM = ModelConfig(family="lstm", vocab=256, width=128, layers=2, context=256)
 GPT = {"norm": "layer", "feedforward": "gelu", "attention_bias": "all"}
 KIN = {
     "neo": replace(SHAPE, **GPT | {"kv_heads": 0, "positions": "learned", "attention_scaled": False, "window": 12}),
@@ -55,28 +54,6 @@ KIN = {
     "gru with attention": replace(LSTM, family="gru", recurrent_attention=True),
 }
 PRECISIONS = {"fp32": "highest", "tf32": "high"}
-
-
-def text(seed=0, rows=16, length=64, vocab=256):
-    """Rows that a model can learn: each walks through the vocabulary at a pace of its own."""
-    dice = torch.Generator().manual_seed(seed)
-    start = torch.randint(vocab, (rows, 1), generator=dice)
-    pace = torch.randint(1, 4, (rows, 1), generator=dice)
-    walk = (start + pace * torch.arange(length + 1)) % vocab
-    return Batch(walk[:, :-1].contiguous(), walk[:, 1:].contiguous())
-
-
-def train(config, steps=20, optim=None, model=SHAPE, tf32=True, **keys):
-    """Losses of some steps on the GPU, and the learner."""
-    learner = make_learner(build(model, "cuda", seed=0), optim or OptimConfig(warmup=5), config)
-    torch.set_float32_matmul_precision("high" if tf32 else "highest")
-    for name, value in keys.items():
-        setattr(learner, name, value)
-    return [learner.step(text(seed), cross_entropy)["loss"] for seed in range(steps)], learner
-
-
-def gap(found, wanted):
-    return max(abs(a - b) for a, b in zip(found, wanted, strict=True))
 
 
 def relative(found, wanted):
@@ -188,43 +165,6 @@ def any_mix_of_requests():
 
 
 # ── training
-
-
-def bf16_follows_fp32():
-    """Losses of 20 steps in bfloat16 against float32 without TF32."""
-    half, _ = train(TrainConfig(20, precision="bf16"))
-    exact, _ = train(TrainConfig(20, precision="fp32"), tf32=False)
-    worst = gap(half, exact)
-    assert worst < 0.03 and exact[-1] < 0.9 * exact[0], (worst, exact[0], exact[-1])
-    return f"{worst:.1e} nats (3e-2) while the loss fell from {exact[0]:.2f} to {exact[-1]:.2f}"
-
-
-def compiled_equals_eager():
-    found = []
-    for precision, bound in {"fp32": 1e-3, "bf16": 2e-2}.items():
-        eager, _ = train(TrainConfig(20, precision=precision))
-        compiled, _ = train(TrainConfig(20, precision=precision, compile=True))
-        worst = gap(compiled, eager)
-        assert worst < bound, (precision, worst)
-        found.append(f"{precision} {worst:.1e} ({bound:.0e})")
-    return "20 steps: " + ", ".join(found)
-
-
-def captured_equals_eager():
-    """Training steps replayed from a CUDA graph, with dropout and micro-batches, bit for bit the eager ones."""
-    found = []
-    for optimizer, shape in {"adamw": SHAPE, "muon": SHAPE, "lstm": LSTM}.items():
-        optim = OptimConfig("adamw" if optimizer == "lstm" else optimizer, warmup=5)
-        for rows in (0, 4):
-            config = TrainConfig(20, micro_batch=rows, precision="bf16")
-            shape = replace(shape, dropout=0.2)
-            eager, one = train(config, optim=optim, model=shape, capture=None)
-            captured, other = train(config, optim=optim, model=shape)
-            assert other.capture.replays and other.capture.updates, "nothing was captured"
-            found.append(gap(captured, eager))
-            same = all(torch.equal(a, b) for a, b in zip(one.state()[0].values(), other.state()[0].values()))
-            assert same and found[-1] == 0, (optimizer, rows, same, found[-1])
-    return "losses, weights and random numbers equal bit for bit"
 
 
 def with_values(output, batch):
@@ -373,7 +313,8 @@ def _resumed(folder, name, run, config):
 CHECKS = [
     *(gpu_equals_cpu, head_math_in_chunks, gpu_engine.graph_equals_eager, gpu_engine.load_without_recapture),
     gpu_engine.neighbours_change_no_bit,
-    *(engine_equals_learner, any_mix_of_requests, bf16_follows_fp32, compiled_equals_eager, captured_equals_eager),
+    *(engine_equals_learner, any_mix_of_requests, gpu_train.bf16_follows_fp32, gpu_train.fast_equals_plain),
+    gpu_train.captured_equals_eager,
     captured_rl_equals_eager,
     *(optimizers_equal_cpu, commands_run, resume_is_bit_identical),
 ]

@@ -1,0 +1,113 @@
+"""What only a GPU can show of training steps: captured, compiled and bfloat16 ones follow plain ones. Like gpu.py."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from pronk.data.batch import Batch
+from pronk.learn.build import TrainConfig, make_learner
+from pronk.learn.losses import cross_entropy
+from pronk.learn.optim import OptimConfig
+from pronk.models.build import build
+from pronk.models.config import ModelConfig
+
+SHAPE = ModelConfig(vocab=256, width=128, layers=4, heads=4, kv_heads=2, context=256)
+LSTM = ModelConfig(family="lstm", vocab=256, width=128, layers=2, context=256)
+
+
+def text(seed=0, rows=16, length=64, vocab=256):
+    """Rows that a model can learn: each walks through the vocabulary at a pace of its own."""
+    dice = torch.Generator().manual_seed(seed)
+    start = torch.randint(vocab, (rows, 1), generator=dice)
+    pace = torch.randint(1, 4, (rows, 1), generator=dice)
+    walk = (start + pace * torch.arange(length + 1)) % vocab
+    return Batch(walk[:, :-1].contiguous(), walk[:, 1:].contiguous())
+
+
+def train(config, steps=20, optim=None, model=SHAPE, tf32=True, batches=None, **keys):
+    """Losses of some steps on the GPU, and the learner. keys: attributes of the learner."""
+    learner = make_learner(build(model, "cuda", seed=0), optim or OptimConfig(warmup=5), config)
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    for name, value in keys.items():
+        setattr(learner, name, value)
+    batches = batches or [text(seed) for seed in range(steps)]
+    return [learner.step(batch, cross_entropy)["loss"] for batch in batches], learner
+
+
+def gap(found, wanted):
+    return max(abs(a - b) for a, b in zip(found, wanted, strict=True))
+
+
+def bf16_follows_fp32():
+    """Losses of 20 steps in bfloat16 against float32 without TF32."""
+    half, _ = train(TrainConfig(20, precision="bf16"))
+    exact, _ = train(TrainConfig(20, precision="fp32"), tf32=False)
+    worst = gap(half, exact)
+    assert worst < 0.03 and exact[-1] < 0.9 * exact[0], (worst, exact[0], exact[-1])
+    return f"{worst:.1e} nats (3e-2) while the loss fell from {exact[0]:.2f} to {exact[-1]:.2f}"
+
+
+def packed(batch):
+    """The same rows as documents of unequal length."""
+    rows, length = batch.tokens.shape
+    borders = torch.randint(20, 90, (rows, length // 20), generator=torch.Generator().manual_seed(1)).cumsum(1)
+    documents = torch.searchsorted(borders, torch.arange(length).expand(rows, -1).contiguous(), right=True)
+    begins = torch.cat((torch.zeros(rows, 1, dtype=torch.int64), borders), 1).gather(1, documents)
+    return replace(batch, positions=torch.arange(length) - begins, documents=documents)
+
+
+GPT = {"norm": "layer", "feedforward": "gelu", "attention_bias": "all", "positions": "learned"}
+LONG = {"rows": 8, "length": 256}
+FAST = {  # what a compiled step does: (model, train's keys, text's keys, whether documents are packed)
+    "joined": (SHAPE, {}, {}, False),
+    "wide heads": (replace(SHAPE, vocab=250, head_bias=True, tied=False, **GPT), {}, {"vocab": 250}, False),
+    "micro-batches": (SHAPE, {"micro_batch": 4}, {}, False),
+    "recomputed": (SHAPE, {"recompute": 0.7}, {}, False),
+    "documents": (SHAPE, {}, LONG, True),
+    "windows": (replace(SHAPE, window=40, window_every=2), {}, LONG, True),
+    "heads of 48": (replace(SHAPE, head_dim=48), {}, LONG, False),
+}
+
+
+def fast_equals_plain():
+    """Losses of 20 compiled steps, of float32 and bfloat16, against eager ones in float32 without TF32."""
+    found = []
+    for name, (model, keys, shape, documents) in FAST.items():
+        batches = [text(seed, **shape) for seed in range(20)]
+        batches = [packed(batch) for batch in batches] if documents else batches
+        plain, _ = train(TrainConfig(20, precision="fp32"), model=model, tf32=False, batches=batches, capture=None)
+        gaps = []
+        for precision, bound in {"fp32": 2e-3, "bf16": 3e-2}.items():
+            config = TrainConfig(20, precision=precision, compile=True, **keys)
+            losses, learner = train(config, model=model, tf32=False, batches=batches)
+            assert learner.capture.replays, "nothing was captured"
+            gaps.append(gap(losses, plain))
+            assert gaps[-1] < bound, (name, precision, gaps)
+        found.append(f"{name} {gaps[0]:.0e}/{gaps[1]:.0e}")
+        torch._dynamo.reset()
+    return "20 steps: " + ", ".join(found) + " nats (fp32 2e-3, bf16 3e-2)"
+
+
+def captured_equals_eager():
+    """Training steps replayed from a CUDA graph, with dropout and micro-batches, bit for bit the eager ones."""
+    found = []
+    for optimizer, shape in {"adamw": SHAPE, "muon": SHAPE, "lstm": LSTM}.items():
+        optim = OptimConfig("adamw" if optimizer == "lstm" else optimizer, warmup=5)
+        for rows in (0, 4):
+            config = TrainConfig(20, micro_batch=rows, precision="bf16")
+            shape = replace(shape, dropout=0.2)
+            eager, one = train(config, optim=optim, model=shape, capture=None)
+            captured, other = train(config, optim=optim, model=shape)
+            assert other.capture.replays and other.capture.updates, "nothing was captured"
+            found.append(gap(captured, eager))
+            same = all(torch.equal(a, b) for a, b in zip(one.state()[0].values(), other.state()[0].values()))
+            assert same and found[-1] == 0, (optimizer, rows, same, found[-1])
+    return "losses, weights and random numbers equal bit for bit"
+
+
+if __name__ == "__main__":
+    print(bf16_follows_fp32(), fast_equals_plain(), captured_equals_eager(), sep="\n")
