@@ -63,7 +63,7 @@ def packed(batch):
 GPT = {"norm": "layer", "feedforward": "gelu", "attention_bias": "all", "positions": "learned"}
 LONG = {"rows": 8, "length": 256}
 FAST = {  # what a compiled step does: (model, train's keys, text's keys, whether documents are packed)
-    "joined": (SHAPE, {}, {}, False),
+    "compiled": (SHAPE, {}, {}, False),
     "wide heads": (replace(SHAPE, vocab=250, head_bias=True, tied=False, **GPT), {}, {"vocab": 250}, False),
     "micro-batches": (SHAPE, {"micro_batch": 4}, {}, False),
     "recomputed": (SHAPE, {"recompute": 0.7}, {}, False),

@@ -1,15 +1,13 @@
-"""What compiled blocks do another way than eager ones: joined products, and packed documents seen by blocks."""
+"""What compiled blocks do another way than eager ones: packed documents seen by blocks, longer-lived kernels."""
 
 import pytest
 import torch
-from torch import nn
 from torch.nn.attention import flex_attention
 
 from pronk.models import flex
 from pronk.models.attention import attend, visible
 from pronk.models.build import build
 from pronk.models.config import ModelConfig
-from pronk.models.joined import products
 from pronk.models.lora import LoraConfig, attach
 
 T = 512
@@ -39,30 +37,6 @@ def slopes(model, *inputs):
 
 def near(found, wanted):
     return all((a - b).norm() <= 1e-5 * b.norm() + 1e-9 for a, b in zip(found, wanted, strict=True))
-
-
-@pytest.mark.parametrize("bias", [False, True])
-def test_joined_layers_are_the_layers(bias):
-    layers = [nn.Linear(8, n, bias=bias) for n in (6, 2, 4)]
-    x = torch.randn(3, 5, 8, requires_grad=True)
-    parts = [x, *(p for layer in layers for p in layer.parameters())]
-
-    def slopes(run):
-        found = run(x, *layers)
-        return [*found, *torch.autograd.grad(sum(y.square().sum() for y in found), parts)]
-
-    graphs = []
-    compiled = torch.compile(products, backend=lambda graph, inputs: graphs.append(graph) or graph.forward)
-    assert near(slopes(compiled), slopes(products))
-    assert sum("linear" in str(node.target) for node in graphs[0].graph.nodes) == 1
-
-
-def test_what_is_no_plain_layer_takes_its_own_way():
-    hooked, seen = nn.Linear(8, 4), []
-    hooked.register_forward_pre_hook(lambda module, inputs: seen.append(1))
-    x = torch.randn(3, 8)
-    torch.compile(products, backend="eager")(x, hooked, nn.Linear(8, 4))
-    assert seen
 
 
 @pytest.mark.parametrize("shape", [{}, {"attention_bias": "all", "qk_norm": True}, {"lora": 2}])

@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -195,7 +196,8 @@ def _densely(batch: Batch) -> Batch:
     """Rows of text whose targets are learned for the most part are worth computing in full: see Batch.dense."""
     if type(batch) is not Batch or batch.targets.device.type != "cpu":
         return batch
-    return replace(batch, dense=2 * int((batch.targets != IGNORE).sum()) >= batch.targets.numel())
+    learned = int(np.count_nonzero(batch.targets.numpy() != IGNORE))  # torch would wake threads for this
+    return replace(batch, dense=2 * learned >= batch.targets.numel())
 
 
 def _split(

@@ -11,7 +11,6 @@ from torch.nn.attention.flex_attention import BlockMask
 
 from pronk.models import flex
 from pronk.models.config import ModelConfig
-from pronk.models.joined import products
 from pronk.models.positions import rotation
 from pronk.models.state import KVState
 
@@ -48,9 +47,9 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, rotary: tuple[Tensor, ...], view: View) -> Tensor:
         """x [B, T, D] -> [B, T, D]."""
         B, T, _ = x.shape
-        q, k, v = (y.view(B, T, -1, self.head_dim) for y in products(x, self.q, self.k, self.v))
-        q = self.rotate(self.q_norm(q).transpose(1, 2), *rotary)
-        k, v = self.rotate(self.k_norm(k).transpose(1, 2), *rotary), v.transpose(1, 2)
+        q = self.rotate(self.q_norm(self.q(x).view(B, T, self.heads, self.head_dim)).transpose(1, 2), *rotary)
+        k = self.rotate(self.k_norm(self.k(x).view(B, T, self.kv_heads, self.head_dim)).transpose(1, 2), *rotary)
+        v = self.v(x).view(B, T, self.kv_heads, self.head_dim).transpose(1, 2)
         if view.state is not None and view.columns is not None:
             k, v = view.state.join(self.layer, view.columns, k, v)
         return self.o(attend(q, k, v, view.mask, self.scale).transpose(1, 2).reshape(B, T, -1))

@@ -4,7 +4,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pronk.models.config import ModelConfig
-from pronk.models.joined import products
 
 
 class SwiGLU(nn.Module):
@@ -17,8 +16,7 @@ class SwiGLU(nn.Module):
         self.down = nn.Linear(config.inner, config.width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = products(x, self.gate, self.up)
-        return self.down(F.silu(gate) * up)
+        return self.down(F.silu(self.gate(x)) * self.up(x))
 
 
 class SwiGLUSingle(nn.Module):

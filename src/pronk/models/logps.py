@@ -17,7 +17,7 @@ from pronk.models.heads import Head, Output
 
 IGNORE = -100  # the same as data.batch.IGNORE; models imports nothing of ours
 CHUNK = 1 << 23  # logits held at a time, elements
-GPU_CHUNK = 1 << 27  # 512 MiB: with fewer rows a GPU would mostly read the head's weights
+GPU_CHUNK = 1 << 28  # 512 MiB of bfloat16: fewer rows would mostly read the head's weights and add up its gradients
 TILE = 256  # a GPU's products are made of tiles: rows in whole ones
 WIDE = 64  # and it is several times slower where a vocabulary is not a multiple of this (LOG.md)
 
