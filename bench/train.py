@@ -1,20 +1,22 @@
 """Training steps on one GPU: pronk's Learner beside its peers compiled, as a share of what the GPU could do.
 
-usage: python bench/train.py [rows] [--steps 10] [--alone] [--cpu]; rows such as llama-134m sft; none = all.
+usage: python bench/train.py [rows] [--seconds 1.5] [--alone] [--cpu]; rows such as llama-134m sft; none = all.
 Both train on the same shape of random tokens: fp32 parameters and optimizer state, bf16 compute, AdamW with a clip.
 MFU counts 6 N + 6 L T D operations a token over 989 TFLOP/s, N = parameters multiplied per token. The limit is made
-from the bottom up: products at the measured matmul roof, attention at half of it, and bytes of the optimizer and of the
-residual stream at the measured copy rate. Rows after the first six are other updates of the 134M model; `packed` has
-documents of 64 to 512 tokens. Each measurement is a process of its own: those of a wave compile side by side, then are
-timed one by one. --alone leaves the peers out; --cpu is 1M parameters on this machine's processor (train_cpu.py).
+from the bottom up: products at the matmul roof, attention at half of it, and bytes of the optimizer and of the residual
+stream at the copy rate; roofs are measured over a second or more, since a GPU at work lowers its clock to keep within
+its power. Rows after the first six are other updates of the 134M model; `packed` and `sft` have documents of 64 to 512
+tokens. Each measurement is a process of its own: those of a wave compile side by side, then are timed one by one.
+--alone leaves the peers out; --cpu is 1M parameters on this machine's processor (train_cpu.py).
 """
 
 import json
+import math
 import subprocess
 import sys
 from dataclasses import dataclass, replace
 from functools import partial
-from threading import Event, Thread
+from threading import Event, Thread, Timer
 
 import torch
 from train_peers import nanogpt_step, transformers_step
@@ -35,16 +37,18 @@ PEERS = {"transformers": transformers_step, "nanogpt": nanogpt_step}
 
 @dataclass
 class Row:
-    """What is trained. wave: rows of one wave lie in the GPU's memory together."""
+    """What is trained. waves: when pronk and its peer are measured; those of a wave lie in memory together."""
 
     model: ModelConfig
     batch: int
     length: int
-    wave: int
+    waves: tuple[int, ...]
     peer: str = ""
-    micro_batch: int = 0
     recompute: float = 0.0
     update: str = "pretrain"
+
+    def sides(self):
+        return tuple(zip(("pronk", self.peer), self.waves))
 
 
 def llama(width, layers, heads, kv_heads, ffn_dim, vocab=32000, context=2048):
@@ -52,16 +56,16 @@ def llama(width, layers, heads, kv_heads, ffn_dim, vocab=32000, context=2048):
     return ModelConfig(**sizes, vocab=vocab, context=context, tied=False)
 
 
-SMALL = Row(llama(768, 12, 12, 12, 2048), 32, 1024, 1, "transformers")
+SMALL = Row(llama(768, 12, 12, 12, 2048), 32, 1024, (1, 1), "transformers")
 SLICE = llama(4096, 4, 32, 8, 14336, vocab=128_256, context=32_768)
 ROWS = {
     "llama-134m": SMALL,
-    "gpt2": Row(ModelConfig(**PRESETS["gpt2"]), 32, 1024, 1, "nanogpt"),
-    "story-15m": Row(llama(288, 6, 6, 6, 768), 128, 512, 1, "transformers"),
-    "llama-1.1b": Row(llama(2048, 22, 32, 4, 5632), 8, 2048, 2, "transformers", recompute=0.3),
-    "8b-slice": Row(SLICE, 1, 8192, 3, "transformers"),
-    "8b-slice-32k": Row(SLICE, 1, 32_768, 4, "transformers"),
-    **{name: replace(SMALL, wave=2, peer="", update=name) for name in ("packed", "sft", "dpo", "reward", "grpo")},
+    "gpt2": Row(ModelConfig(**PRESETS["gpt2"]), 32, 1024, (1, 1), "nanogpt"),
+    "story-15m": Row(llama(288, 6, 6, 6, 768), 128, 512, (1, 1), "transformers"),
+    "llama-1.1b": Row(llama(2048, 22, 32, 4, 5632), 8, 2048, (2, 3), "transformers", recompute=0.1),
+    "8b-slice": Row(SLICE, 1, 8192, (3, 4), "transformers"),
+    "8b-slice-32k": Row(SLICE, 1, 32_768, (4,), recompute=0.1),
+    **{name: replace(SMALL, waves=(2,), update=name) for name in ("packed", "sft", "dpo", "reward", "grpo")},
 }
 
 
@@ -82,10 +86,10 @@ def timed(step, steps, warm):
 def roofs():
     """(bf16 matmul FLOP/s, copied bytes/s, read and written)."""
     x, y = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-    products = 2 * 8192**3 / timed(lambda: x @ y, 20, 3)
+    products = 2 * 8192**3 / timed(lambda: x @ y, 800, 3)
     a = torch.empty(2**31, device="cuda", dtype=torch.uint8)
     b = torch.empty_like(a)
-    return products, 2 * a.numel() / timed(lambda: b.copy_(a), 10, 3)
+    return products, 2 * a.numel() / timed(lambda: b.copy_(a), 500, 3)
 
 
 def text(row):
@@ -130,9 +134,7 @@ def pronk_step(row):
     model = build(row.model, "cuda")
     facts = {"active": multiplied(model), "parameters": count(model)}
     trained = to_scorer(model) if row.update == "reward" else model
-    train = TrainConfig(
-        steps=1000, precision="bf16", compile=True, micro_batch=row.micro_batch, recompute=row.recompute
-    )
+    train = TrainConfig(steps=1000, precision="bf16", compile=True, recompute=row.recompute)
     learner = make_learner(trained, OptimConfig("adamw", lr=1e-5), train)
     batch, loss = update_of(row)
     return (lambda: learner.step(batch, loss)), facts
@@ -151,7 +153,14 @@ def limit(row, parameters, active, products, copied):
 # ── one measurement a process: prints "idle", waits for a line, compiles, prints "ready", waits, prints what it found
 
 
-def child(name, who, steps):
+def clock():
+    """MHz of the GPU's processors now, and watts."""
+    query = ["nvidia-smi", "--query-gpu=clocks.sm,power.draw", "--format=csv,noheader,nounits"]
+    said = subprocess.run(query, capture_output=True, text=True).stdout.splitlines()
+    return [float(part) for part in said[torch.cuda.current_device()].split(",")]
+
+
+def child(name, who, seconds):
     row = ROWS[name]
     if who != "pronk" and row.peer == "transformers":
         import transformers  # noqa: F401  while others are still at work
@@ -170,16 +179,21 @@ def child(name, who, steps):
     torch.cuda.synchronize()
     print("ready", flush=True)
     sys.stdin.readline()
-    seconds = timed(step, steps, 2)
-    print(json.dumps({"seconds": seconds, "gib": torch.cuda.max_memory_allocated() / 2**30, **facts}), flush=True)
+    steps = max(5, math.ceil(seconds / timed(step, 2, 2)))
+    seen = []
+    watch = Timer(0.6 * seconds, lambda: seen.extend(clock()))
+    watch.start()
+    facts |= {"seconds": timed(step, steps, 0), "GiB": torch.cuda.max_memory_allocated() / 2**30}
+    watch.join()
+    print(json.dumps(facts | {"MHz": seen[0], "watts": seen[1]}), flush=True)
 
 
 class Measurement:
     """A child process and what it says."""
 
-    def __init__(self, name, who, steps):
+    def __init__(self, name, who, seconds):
         self.name, self.who, self.found, self.said = name, who, None, []
-        command = [sys.executable, __file__, "--one", name, who, str(steps)]
+        command = [sys.executable, __file__, "--one", name, who, seconds]
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, text=True)
         self.idle, self.ready, self.over = Event(), Event(), Event()
@@ -209,51 +223,51 @@ class Measurement:
 
 
 def show(name, row, ours, peer, base, roof):
-    """A row as a line of JSON. base: seconds of pretraining at this shape, for other updates."""
+    """A row as a line of JSON. base: what pretraining of the 134M model found, for its other updates."""
     tokens, m = row.batch * row.length, row.model
     work = (6 * ours["active"] + 6 * m.layers * row.length * m.heads * m.head_size) * tokens
-    line = {"row": name, "tok/s": round(tokens / ours["seconds"]), "GiB": ours["gib"]}
-    line |= {"MFU": work / ours["seconds"] / PEAK}
+    line = {"row": name, "tok/s": round(tokens / ours["seconds"])}
+    line |= {key: ours[key] for key in ("GiB", "MHz", "watts")} | {"MFU": work / ours["seconds"] / PEAK}
     line |= {"of limit": limit(row, ours["parameters"], ours["active"], *roof) / ours["seconds"]}
-    if base is not None:
-        line |= {"of pretraining": base / ours["seconds"]}
+    if base is not None and row.update != "pretrain":
+        line |= {"of pretraining": base["seconds"] / ours["seconds"]}
     if peer is not None:
-        line |= {"peer": row.peer, "its tok/s": round(tokens / peer["seconds"]), "its GiB": peer["gib"]}
+        line |= {"peer": row.peer, "its tok/s": round(tokens / peer["seconds"])}
+        line |= {f"its {key}": peer[key] for key in ("GiB", "MHz")}
         line |= {"times": peer["seconds"] / ours["seconds"]}
     print(json.dumps({k: round(v, 3) if isinstance(v, float) else v for k, v in line.items()}), flush=True)
 
 
 def main(words):
-    steps = words[words.index("--steps") + 1] if "--steps" in words else "10"
-    chosen = {name: ROWS[name] for name in words if name in ROWS} or ROWS
-    sides = [(name, who) for name, row in chosen.items() for who in ("pronk", row.peer) if who]
+    seconds = words[words.index("--seconds") + 1] if "--seconds" in words else "1.5"
+    chosen = {name: ROWS[name] for name in words if name in ROWS} or dict(ROWS)
     if "--alone" in words:
-        sides = [(name, who) for name, who in sides if who == "pronk"]
-    all_of = {side: Measurement(*side, steps) for side in sides}
+        chosen = {name: replace(row, waves=row.waves[:1]) for name, row in chosen.items()}
+    sides = {(name, who): wave for name, row in chosen.items() for who, wave in row.sides()}
+    all_of = {side: Measurement(*side, seconds) for side in sides}
     for one in all_of.values():
         one.idle.wait()
     roof = roofs()
     torch.cuda.empty_cache()
     facts = {"device": torch.cuda.get_device_name(), "torch": torch.__version__}
     print(json.dumps(facts | {"matmul TFLOP/s": roof[0] / 1e12, "copy TB/s": roof[1] / 1e12}), flush=True)
-    base = None
-    for wave in sorted({row.wave for row in chosen.values()}):
-        members = {side: one for side, one in all_of.items() if chosen[side[0]].wave == wave}
+    results = {}
+    for wave in sorted(set(sides.values())):
+        members = {side: one for side, one in all_of.items() if sides[side] == wave}
         for one in members.values():
             one.go()
         for one in members.values():
             one.ready.wait()
-        results = {side: one.result() for side, one in members.items()}
-        for name, row in chosen.items():
-            ours = results.get((name, "pronk"))
+        results |= {side: one.result() for side, one in members.items()}
+        for name in [n for n, row in chosen.items() if row.sides() and max(row.waves) == wave]:
+            row, ours, base = chosen[name], results[name, "pronk"], results.get(("llama-134m", "pronk"))
             if ours is not None:
-                base = ours["seconds"] if name == "llama-134m" else base
-                show(name, row, ours, results.get((name, row.peer)), base if row.update != "pretrain" else None, roof)
+                show(name, row, ours, results.get((name, row.peer)), base, roof)
 
 
 if __name__ == "__main__":
     if "--one" in sys.argv:
-        child(*sys.argv[2:4], int(sys.argv[4]))
+        child(*sys.argv[2:4], float(sys.argv[4]))
     elif "--cpu" in sys.argv:
         import train_cpu
 
