@@ -12,6 +12,7 @@ needs beyond weights and input. --toy: small sizes that run on a CPU, to see tha
 
 import argparse
 import json
+import re
 import time
 from contextlib import nullcontext
 from functools import partial
@@ -171,23 +172,23 @@ def graphed(calls, wanted, context, args):
 
 
 def of_length(T, layers, args):
-    """All rows of one length."""
+    """All rows of one length: part, name, and what measures it."""
     D, heads = args.width, args.heads
     q, k, v = (torch.randn(1, heads, T, D // heads, device=args.device, dtype=args.dtype) for _ in range(3))
     x = torch.randn(1, T, D, device=args.device, dtype=args.dtype)
     found, calls = cores(T, args.device), [partial(layer, x) for layer in layers]
     set_core(layers, found["naive"][0])
     wanted, layer_wanted = found["naive"][0](q, k, v), calls[0]()
-    yield "layer", "naive, graph", graphed(calls, layer_wanted, nullcontext, args)
+    yield "layer", "naive, graph", partial(graphed, calls, layer_wanted, nullcontext, args)
     for name, (core, context) in found.items():
         set_core(layers, core)
-        yield "core", name, measure([partial(core, q, k, v)] * len(layers), wanted, context, args)
-        yield "layer", name, measure(calls, layer_wanted, context, args)
+        yield "core", name, partial(measure, [partial(core, q, k, v)] * len(layers), wanted, context, args)
+        yield "layer", name, partial(measure, calls, layer_wanted, context, args)
     joined = [partial(Joined(layer), x) for layer in layers]
     for name in ("flash", "cudnn"):
         context = partial(sdpa_kernel, BACKENDS[f"sdpa {name}"])
-        yield "layer", f"joined, {name}", measure(joined, layer_wanted, context, args)
-        yield "layer", f"joined, {name}, graph", graphed(joined, layer_wanted, context, args)
+        yield "layer", f"joined, {name}", partial(measure, joined, layer_wanted, context, args)
+        yield "layer", f"joined, {name}, graph", partial(graphed, joined, layer_wanted, context, args)
     del joined
     yield from of_pronk(x, layers, layer_wanted, args)
 
@@ -208,12 +209,12 @@ def of_pronk(x, layers, wanted, args):
     turned = own[0](x, rotary, View(None))
     calls = [partial(layer, x, rotary, View(None)) for layer in own]
     for name, context in (("flash", BACKENDS["sdpa flash"]), ("cudnn", BACKENDS["sdpa cudnn"])):
-        yield "layer", f"pronk, {name}", measure(calls, turned, partial(sdpa_kernel, context), args)
+        yield "layer", f"pronk, {name}", partial(measure, calls, turned, partial(sdpa_kernel, context), args)
     if args.device == "cuda":
         for layer in own:
             layer.compile(dynamic=False)
         context = partial(sdpa_kernel, BACKENDS["sdpa cudnn"])
-        yield "layer", "pronk, cudnn, compiled", measure(calls, turned, context, args)
+        yield "layer", "pronk, cudnn, compiled", partial(measure, calls, turned, context, args)
 
 
 def table(rows):
@@ -238,6 +239,7 @@ def settings():
     parser.add_argument("--layers", type=int, default=32)
     parser.add_argument("--width", type=int, default=4096)
     parser.add_argument("--heads", type=int, default=32)
+    parser.add_argument("--match", default="", help="measure only rows whose name this regex finds")
     parser.add_argument("--toy", action="store_true")
     parser.add_argument("--out", default="out/attention.json")
     args = parser.parse_args()
@@ -256,13 +258,14 @@ def main():
     torch.manual_seed(0)
     with torch.device(args.device):
         layers = [Separate(args.width, args.heads).to(args.dtype) for _ in range(args.layers)]
-    rows = []
+    rows, out = [], Path(args.out)
+    out.parent.mkdir(parents=True, exist_ok=True)
     for T in args.lengths:
-        found = [{"T": T, "part": part, "name": name, **facts} for part, name, facts in of_length(T, layers, args)]
+        todo = (row for row in of_length(T, layers, args) if re.search(args.match, row[1]))
+        found = [{"T": T, "part": part, "name": row, **run()} for part, row, run in todo]
         print(table(found), flush=True)
         rows += found
-    Path(args.out).parent.mkdir(parents=True, exist_ok=True)
-    Path(args.out).write_text(json.dumps({"device": name, "torch": torch.__version__, "rows": rows}, indent=2) + "\n")
+        out.write_text(json.dumps({"device": name, "torch": torch.__version__, "rows": rows}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,18 +1,19 @@
 """Every family at about ten million parameters on the same stories: loss, speed, memory; and recall against distance.
 
-Usage: PYTHONPATH=src python bench/families.py [--steps 500] [--seeds 0 1] [--only llama gru ..] [--toy]
+Usage: PYTHONPATH=src python bench/families.py [--steps 300] [--seeds 0 1] [--only llama gru ..] [--toy]
        PYTHONPATH=src python bench/families.py --part draw      (the table and the picture of what is in out/ already)
 Stories: the world's own, one tokenizer (2,048 tokens), rows of 256 tokens cut from one long text, the same rows in the
 same order for all; validation on 512 rows that none has seen. Decoding: 64 prompts at once, 192 new tokens each, by the
-engine. Recall: bench/recall.py; models of width 128 learn the task in rows of 256, 1,024 and 4,160 tokens and are asked
-for values seen 64 to 4,096 tokens ago (chance: 1 in 8).
-Parts: data; learn (loss and recall; all families at once, a process each, spread over the GPUs there are: nothing is
-timed); speed (one family at a time on each GPU, nothing else beside it); draw. Writes out/families.json and .png.
+engine. Recall: bench/recall.py; models of width 128 and two layers learn it in rows of 256, 1,024 and 4,160 tokens and
+are asked for values seen 64 to 4,096 tokens ago (chance: 1 in 8).
+Parts: data; loss and recall (all families at once, a process each, spread over the GPUs there are: nothing is timed);
+speed (one family after the other, nothing beside it); draw. Writes out/families.json and .png.
 --toy: small sizes that run on a CPU in a minute, to see that everything runs; its figures mean nothing.
 """
 
 import argparse
 import bisect
+import gc
 import json
 import math
 import multiprocessing
@@ -55,6 +56,7 @@ FAMILIES = {
     "qwen3": {"kv_heads": 2, "qk_norm": True},
 }
 RATES = {"transformer 2017": 3e-4, "gpt": 3e-4}  # post-norm diverges at the others' rate
+RECALL_RATES = {"transformer 2017": 1e-3, "gpt": 1e-3}
 WIDTHS = range(64, 1025, 32)
 STARTED = time.perf_counter()
 
@@ -103,16 +105,16 @@ def material(args):
 
 
 def learner_for(model, rate, steps, args, **more):
-    """Our own training path: on a GPU in bf16, steps captured, decoders' blocks compiled."""
-    optim = OptimConfig(lr=rate, warmup=max(1, steps // 20), **more)
-    compiled = args.device == "cuda" and model.config.family == "decoder"
+    """Our own training path as it is by default: on a GPU in bf16, with captured steps."""
     precision = "bf16" if args.device == "cuda" else "fp32"
-    train = TrainConfig(steps=steps, batch=args.batch, device=args.device, compile=compiled, precision=precision)
-    return make_learner(model, optim, train)
+    train = TrainConfig(steps=steps, batch=args.batch, device=args.device, precision=precision, spike=0.0)
+    return make_learner(model, OptimConfig(lr=rate, warmup=max(1, steps // 20), **more), train)
 
 
 def trained(name, config, rows, steps, args, seed=0):
     """The model after its steps, tokens a second past the first half of them, and peak MiB."""
+    if args.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
     model = build(config, args.device, seed=seed)
     learner = learner_for(model, RATES.get(name, args.rate), steps, args)
     skip, started = steps // 2, 0.0
@@ -150,12 +152,13 @@ def loss_of(model, rows, args):
     return total / rows[:, 1:].numel()
 
 
-def recalling(keys, args, seed):
+def recalling(name, args, seed):
     """A small model after all lessons of the recall task: rows become longer, and begin anywhere in its context."""
-    config = ModelConfig(vocab=recall.VOCAB, width=args.recall_width, layers=2, heads=4, context=args.far, **keys)
-    model, chance = build(config, args.device, seed=seed), torch.Generator(args.device).manual_seed(seed)
+    sizes = {"vocab": recall.VOCAB, "width": args.recall_width, "layers": 2, "heads": 4, "context": args.far}
+    config, chance = ModelConfig(**sizes, **FAMILIES[name]), torch.Generator(args.device).manual_seed(seed)
+    model = build(config, args.device, seed=seed)
     steps = [n for n in args.lessons for _ in range(args.lessons[n])]
-    learner = learner_for(model, args.recall_rate, len(steps), args, weight_decay=0.0)
+    learner = learner_for(model, RECALL_RATES.get(name, args.recall_rate), len(steps), args, weight_decay=0.0)
     for step, length in enumerate(steps):
         rows = max(1, args.recall_tokens // length)
         asked = recall.rows(rows, length, chance)
@@ -181,15 +184,17 @@ def recalled(model, args):
     return {d: right[far == d].float().mean().item() for d in distances}
 
 
-def learn(name, args):
-    """Loss of one model and recall of another."""
-    config = shape(FAMILIES[name], args)
-    rows, validation = material(args)
+def loss(name, args):
+    config, (rows, validation) = shape(FAMILIES[name], args), material(args)
     model = trained(name, config, rows, args.steps, args, args.seed)[0]
     found = {"parameters": count(model), "width": config.width, "layers": config.layers}
     found |= {"loss": loss_of(model, validation, args)}
     say(f"stories: validation loss {found['loss']:.4f}")
-    return found | {"recall": recalled(recalling(FAMILIES[name], args, args.seed), args)}
+    return found
+
+
+def remember(name, args):
+    return {"recall": recalled(recalling(name, args, args.seed), args)}
 
 
 # ── speed
@@ -230,16 +235,16 @@ def folder(args):
     return path
 
 
-def child(part, name, seed, gpu, args):
-    """One part of one family in a process of its own, which writes a file of facts."""
-    words = [*sys.argv[1:], "--part", part, "--only", name, "--seed", str(seed)]
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": str(gpu), "TORCHINDUCTOR_COMPILE_THREADS": "1"}
-    log = (folder(args) / f"{part} {name} {seed}.log").open("w")
+def child(part, names, seed, gpu, args):
+    """One part of some families in a process of its own, which writes a file of facts for each."""
+    words = [*sys.argv[1:], "--part", part, "--only", *names, "--seed", str(seed)]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": str(gpu)}
+    log = (folder(args) / f"{part} {names[0]} {seed}.log").open("w")
     return subprocess.Popen([sys.executable, __file__, *words], env=environment, stdout=log, stderr=log)
 
 
 def together(jobs, at_once, args):
-    """Run jobs (part, name, seed), `at_once` on each GPU; a failed one is said and leaves no file."""
+    """Run jobs (part, names, seed), `at_once` on each GPU; a failed one is said and leaves no file."""
     gpus = max(1, torch.cuda.device_count()) if args.device == "cuda" else 1
     free, running, jobs = [gpu for gpu in range(gpus) for _ in range(at_once)], [], list(jobs)
     while jobs or running:
@@ -251,8 +256,9 @@ def together(jobs, at_once, args):
             running.remove(one)
             free.append(one[2])
             if one[0].returncode:
-                log = (folder(args) / "{} {} {}.log".format(*one[1])).read_text().splitlines()
-                print("FAILED:", *one[1], *log[-3:], sep=" | ", flush=True)
+                part, names, seed = one[1]
+                log = (folder(args) / f"{part} {names[0]} {seed}.log").read_text().splitlines()
+                print("FAILED:", part, names, seed, *log[-3:], sep=" | ", flush=True)
 
 
 def run_part(args):
@@ -261,24 +267,26 @@ def run_part(args):
         total = args.held + min(args.steps * args.batch, 40_000)
         np.save(folder(args) / "rows.npy", text_rows(total, args.length))
         return
-    name = args.only[0]
-    found = {"learn": learn, "speed": speed}[args.part](name, args)
-    facts = {"name": name, "part": args.part, "seed": args.seed, **found}
-    (folder(args) / f"{args.part}-{name}-{args.seed}.json").write_text(json.dumps(facts))
+    for name in args.only:
+        found = {"loss": loss, "recall": remember, "speed": speed}[args.part](name, args)
+        facts = {"name": name, "part": args.part, "seed": args.seed, **found}
+        (folder(args) / f"{args.part}-{name}-{args.seed}.json").write_text(json.dumps(facts))
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def settings():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    numbers = {"steps": 500, "speed-steps": 60, "batch": 64, "length": 256, "goal": 10_000_000, "layers": 8, "new": 192}
-    numbers |= {"held": 512, "recall-width": 128, "recall-tokens": 65_536, "far": recall.LONGEST, "exam": 128}
+    numbers = {"steps": 300, "speed-steps": 60, "batch": 64, "length": 256, "goal": 10_000_000, "layers": 8, "new": 192}
+    numbers |= {"held": 512, "recall-width": 128, "recall-tokens": 32_768, "far": recall.LONGEST, "exam": 128}
     for name, value in (numbers | {"seed": 0, "at-once": 16}).items():
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--recall-rate", type=float, default=2e-3)
-    parser.add_argument("--lesson-steps", type=int, nargs=3, default=[250, 100, 60], help="at 256, 1,024, 4,160 tokens")
+    parser.add_argument("--lesson-steps", type=int, nargs=3, default=[400, 60, 30], help="at 256, 1,024, 4,160 tokens")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--only", nargs="+", choices=FAMILIES, default=list(FAMILIES))
-    parser.add_argument("--part", choices=["all", "data", "learn", "speed", "draw"], default="all")
+    parser.add_argument("--part", choices=["all", "data", "loss", "recall", "speed", "draw"], default="all")
     parser.add_argument("--toy", action="store_true")
     parser.add_argument("--out", default="out")
     args = parser.parse_args()
@@ -297,8 +305,9 @@ def main():
         device = torch.cuda.get_device_name() if args.device == "cuda" else "CPU"
         (folder(args) / "device.json").write_text(json.dumps({"device": device, "torch": torch.__version__}))
         run_part(argparse.Namespace(**vars(args) | {"part": "data"}))
-        together([("learn", name, seed) for seed in args.seeds for name in args.only], args.at_once, args)
-        together([("speed", name, 0) for name in args.only], 1, args)
+        parts = [(part, [name], seed) for seed in args.seeds for part in ("recall", "loss") for name in args.only]
+        together(parts, args.at_once, args)
+        together([("speed", args.only, 0)], 1, args)
     elif args.part != "draw":
         run_part(args)
         return

@@ -14,19 +14,17 @@ GROUPS = {
 
 
 def gathered(folder, names):
-    """One dict a family; numbers of several seeds are averaged, and the loss's spread over them is kept."""
+    """One dict a family; losses and recalls of several seeds are averaged, with each seed's own beside them."""
     found = {}
     for name in names:
-        files = sorted(folder.glob(f"*-{name}-[0-9]*.json"))
-        parts = [json.loads(file.read_text()) for file in files]
-        learned = [part for part in parts if part["part"] == "learn"]
-        if not learned:
+        parts = [json.loads(file.read_text()) for file in sorted(folder.glob(f"*-{name}-[0-9]*.json"))]
+        losses = [part["loss"] for part in parts if part["part"] == "loss"]
+        recalls = [part["recall"] for part in parts if part["part"] == "recall"]
+        if not losses or not recalls:
             continue
         facts = {key: value for part in parts for key, value in part.items() if key not in ("seed", "part", "name")}
-        losses = [part["loss"] for part in learned]
-        facts |= {"loss": sum(losses) / len(losses), "loss_seeds": losses, "seeds": len(learned)}
-        facts["recall_seeds"] = [part["recall"] for part in learned]
-        facts["recall"] = {d: sum(p["recall"][d] for p in learned) / len(learned) for d in learned[0]["recall"]}
+        facts |= {"loss": sum(losses) / len(losses), "losses": losses, "recalls": recalls}
+        facts["recall"] = {d: sum(one[d] for one in recalls) / len(recalls) for d in recalls[0]}
         found[name] = facts
     return found
 
