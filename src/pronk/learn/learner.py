@@ -120,10 +120,9 @@ class Learner:
         return {**metrics, "_total": Mean(total.detach(), count)}
 
     def _move(self, factors: Sequence[Tensor]) -> None:
-        """Scale each group's gradients by its factor and let the optimizers step."""
+        """Let each group's optimizers step by its gradients times its factor."""
         for group, factor in zip(self.groups, factors):
-            torch._foreach_mul_([_local(g) for g in group.gradients()], factor)
-            group.step()
+            group.step(factor)
 
     def _sane(self, objective: float, norms: list[float]) -> bool:
         """Whether to trust this step: all finite, and no spike against the last steps."""
@@ -261,10 +260,6 @@ def _to_floats(metrics: Metrics) -> dict[str, float]:
     """Read all metrics with one copy from the device."""
     values = [m.total / m.weight.clamp(min=1e-12) if isinstance(m, Mean) else m.value for m in metrics.values()]
     return dict(zip(metrics, torch.stack([v.detach().float() for v in values]).tolist()))
-
-
-def _local(tensor: Tensor) -> Tensor:
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def _whole(value: Tensor) -> Tensor:

@@ -11,6 +11,8 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from pronk.errors import UserError
+from pronk.learn.adamw import OnePass
+from pronk.models import jit
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,7 @@ class Group:
         if not parameters:
             raise ValueError(f"no parameter belongs to the group '{name}'")
         self.name, self.config, self.parameters = name, config, parameters
-        self.optimizers = _optimizers(config, parameters, dtype)
+        self.optimizers = _optimizers(config, parameters, dtype, graphs)
         device = next(iter(parameters.values())).device
         for group in (g for optimizer in self.optimizers for g in optimizer.param_groups):
             group["peak"] = group["lr"]
@@ -160,30 +162,39 @@ class Group:
         norm = nn.utils.get_total_norm(self.gradients())
         return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
-    def step(self) -> None:
+    def step(self, factor: Tensor) -> None:
+        """Let the optimizers move the weights by factor times the gradients."""
         for optimizer in self.optimizers:
+            if isinstance(optimizer, OnePass):
+                optimizer.step(factor=factor)
+                continue
+            moved = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+            torch._foreach_mul_([g.to_local() if isinstance(g, DTensor) else g for g in moved], factor)
             optimizer.step()
 
 
-def _optimizers(config: OptimConfig, parameters: dict[str, nn.Parameter], dtype: torch.dtype) -> list[Optimizer]:
+def _optimizers(
+    config: OptimConfig, parameters: dict[str, nn.Parameter], dtype: torch.dtype, graphs: bool
+) -> list[Optimizer]:
     matrices = [p for p in parameters.values() if p.dim() >= 2]
     vectors = [p for p in parameters.values() if p.dim() < 2]
     if config.optimizer == "sgd":
         decayed = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
         return [torch.optim.SGD([g for g in decayed if g["params"]], config.lr, config.momentum)]
     if config.optimizer == "adamw":
-        return [_adamw(config, config.lr, matrices, vectors)]
+        return [_adamw(config, config.lr, matrices, vectors, graphs)]
     if any(isinstance(p, DTensor) for p in parameters.values()):
         raise UserError("optim.optimizer = muon needs whole matrices, but the model is sharded: use adamw")
     inside = {n: p for n, p in parameters.items() if "blocks." in n and p.dim() == 2}
     outside = [p for n, p in parameters.items() if n not in inside and p.dim() >= 2]
     muon = Muon(inside.values(), config.lr, config.momentum, config.weight_decay, dtype)
-    return [muon, _adamw(config, config.adam_lr or config.lr, outside, vectors)]
+    return [muon, _adamw(config, config.adam_lr or config.lr, outside, vectors, graphs)]
 
 
-def _adamw(config: OptimConfig, lr: float, decayed: list[nn.Parameter], plain: list[nn.Parameter]) -> Optimizer:
+def _adamw(
+    config: OptimConfig, lr: float, decayed: list[nn.Parameter], plain: list[nn.Parameter], graphs: bool
+) -> Optimizer:
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     fused = decayed[0].device.type in ("cpu", "cuda") if decayed else False
-    return torch.optim.AdamW(
-        [g for g in groups if g["params"]], lr, (config.beta1, config.beta2), config.eps, fused=fused
-    )
+    kind = OnePass if graphs and jit.found and all(p.is_cuda for p in (*decayed, *plain)) else torch.optim.AdamW
+    return kind([g for g in groups if g["params"]], lr, (config.beta1, config.beta2), config.eps, fused=fused)
