@@ -5,7 +5,7 @@ Both train on the same shape of random tokens: fp32 parameters and optimizer sta
 MFU counts 6 N + 6 L T D operations a token over 989 TFLOP/s, N = parameters multiplied per token. The limit is made
 from the bottom up: products at the matmul roof, attention at half of it, and bytes of the optimizer and of the residual
 stream at the copy rate; roofs are measured over a second or more, since a GPU at work lowers its clock to keep within
-its power. Rows after the first six are other updates of the 134M model; `packed` and `sft` have documents of 64 to 512
+its power. Rows after the first seven are other updates of the 134M model; `packed` and `sft` have documents of 64 to 512
 tokens. Each measurement is a process of its own: those of a wave compile side by side, then are timed one by one.
 --alone leaves the peers out; --cpu is 1M parameters on this machine's processor (train_cpu.py).
 """
@@ -45,6 +45,7 @@ class Row:
     waves: tuple[int, ...]
     peer: str = ""
     recompute: float = 0.0
+    float8: bool = False
     update: str = "pretrain"
 
     def sides(self):
@@ -57,12 +58,14 @@ def llama(width, layers, heads, kv_heads, ffn_dim, vocab=32000, context=2048):
 
 
 SMALL = Row(llama(768, 12, 12, 12, 2048), 32, 1024, (1, 1), "transformers")
+LARGE = Row(llama(2048, 22, 32, 4, 5632), 8, 2048, (2, 3), "transformers", recompute=0.1)
 SLICE = llama(4096, 4, 32, 8, 14336, vocab=128_256, context=32_768)
 ROWS = {
     "llama-134m": SMALL,
     "gpt2": Row(ModelConfig(**PRESETS["gpt2"]), 32, 1024, (1, 1), "nanogpt"),
     "story-15m": Row(llama(288, 6, 6, 6, 768), 128, 512, (1, 1), "transformers"),
-    "llama-1.1b": Row(llama(2048, 22, 32, 4, 5632), 8, 2048, (2, 3), "transformers", recompute=0.1),
+    "llama-1.1b": LARGE,
+    "llama-1.1b-float8": replace(LARGE, waves=(5,), peer="", float8=True),
     "8b-slice": Row(SLICE, 1, 8192, (3, 4), "transformers"),
     "8b-slice-32k": Row(SLICE, 1, 32_768, (4,), recompute=0.1),
     **{name: replace(SMALL, waves=(2,), update=name) for name in ("packed", "sft", "dpo", "reward", "grpo")},
@@ -134,7 +137,7 @@ def pronk_step(row):
     model = build(row.model, "cuda")
     facts = {"active": multiplied(model), "parameters": count(model)}
     trained = to_scorer(model) if row.update == "reward" else model
-    train = TrainConfig(steps=1000, precision="bf16", compile=True, recompute=row.recompute)
+    train = TrainConfig(steps=1000, precision="bf16", compile=True, recompute=row.recompute, float8=row.float8)
     learner = make_learner(trained, OptimConfig("adamw", lr=1e-5), train)
     batch, loss = update_of(row)
     return (lambda: learner.step(batch, loss)), facts

@@ -14,6 +14,7 @@ from pronk.learn.losses import cross_entropy
 from pronk.learn.optim import OptimConfig
 from pronk.models.build import build
 from pronk.models.config import ModelConfig
+from pronk.models.float8 import Float8Linear
 
 SHAPE = ModelConfig(vocab=256, width=128, layers=4, heads=4, kv_heads=2, context=256)
 LSTM = ModelConfig(family="lstm", vocab=256, width=128, layers=2, context=256)
@@ -92,6 +93,15 @@ def fast_equals_plain():
     return "20 steps: " + ", ".join(found) + " nats (fp32 2e-3, bf16 3e-2)"
 
 
+def float8_follows_fp32():
+    """Losses of 20 steps whose blocks multiply in 8 bits against eager float32."""
+    plain, _ = train(TrainConfig(20, precision="fp32"), tf32=False, capture=None)
+    small, learner = train(TrainConfig(20, precision="bf16", compile=True, float8=True))
+    layers = sum(type(module) is Float8Linear for module in learner.model.modules())
+    assert layers == 7 * SHAPE.layers and gap(small, plain) < 0.1, (layers, gap(small, plain))
+    return f"{gap(small, plain):.1e} nats (1e-1) while the loss fell from {plain[0]:.2f} to {plain[-1]:.2f}"
+
+
 def captured_equals_eager():
     """Training steps replayed from a CUDA graph, with dropout and micro-batches, bit for bit the eager ones."""
     found = []
@@ -110,4 +120,4 @@ def captured_equals_eager():
 
 
 if __name__ == "__main__":
-    print(bf16_follows_fp32(), fast_equals_plain(), captured_equals_eager(), sep="\n")
+    print(bf16_follows_fp32(), fast_equals_plain(), float8_follows_fp32(), captured_equals_eager(), sep="\n")

@@ -51,6 +51,11 @@ def test_compiling_says_where_it_keeps_what_it_made(monkeypatch, capsys):
     assert "kept in /somewhere" in capsys.readouterr().out
 
 
+def test_eight_bits_need_a_gpu():
+    with pytest.raises(UserError, match="float8 needs"):
+        make_learner(build(ModelConfig(vocab=50, width=32)), OptimConfig(), TrainConfig(float8=True, device="cpu"))
+
+
 def test_recomputing_is_a_thing_of_compiled_blocks():
     with pytest.raises(UserError, match=r"needs --train.compile"):
         make_learner(build(ModelConfig(vocab=50, width=32)), OptimConfig(), TrainConfig(recompute=0.5))
