@@ -5,8 +5,8 @@ Both train on the same shape of random tokens: fp32 parameters and optimizer sta
 MFU counts 6 N + 6 L T D operations a token over 989 TFLOP/s, N = parameters multiplied per token. The limit is made
 from the bottom up: products at the matmul roof, attention at half of it, and bytes of the optimizer and of the residual
 stream at the copy rate; roofs are measured over a second or more, since a GPU at work lowers its clock to keep within
-its power. Rows after the first seven are other updates of the 134M model; `packed` and `sft` have documents of 64 to 512
-tokens. Each measurement is a process of its own: those of a wave compile side by side, then are timed one by one.
+its power. Rows after the first seven are other updates of the 134M model; `packed` and `sft` have documents of 64 to
+512 tokens. Each measurement is a process of its own: those of a wave compile side by side, then are timed one by one.
 --alone leaves the peers out; --cpu is 1M parameters on this machine's processor (train_cpu.py).
 """
 
