@@ -81,6 +81,7 @@ def plain(vocab, dropout, steps):
     vectors = [p for p in model.parameters() if p.dim() == 1]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.99), fused=True)
+    torch.backends.cuda.enable_cudnn_sdp(True)  # torch's own choice
     forward, done = model if TOY else torch.compile(model), 0
 
     def loss_of(model, tokens, targets):
