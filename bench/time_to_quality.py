@@ -14,7 +14,9 @@ import math
 import sys
 import time
 import tomllib
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -50,8 +52,13 @@ def of_shakespeare(path):
     return ids[:border], ids[border:], len(letters), RUN["model"]["dropout"], steps
 
 
+def told(seed):
+    return [story.text for story in stories(100 if TOY else 5000, seed)]
+
+
 def of_stories():
-    texts = [story.text for story in stories(300 if TOY else 20_000, 0)]
+    with ProcessPoolExecutor(2 if TOY else 12, get_context("spawn")) as pool:  # CUDA does not survive a fork
+        texts = [text for texts in pool.map(told, range(2 if TOY else 12)) for text in texts]
     tokenizer = bpe.train(texts[:5000], "bytelevel", 1024)
     ids = torch.tensor([i for one in tokenizer.encode_batch(texts) for i in (*one, tokenizer.eos)])
     border = int(0.95 * len(ids))
