@@ -274,6 +274,6 @@ if __name__ == "__main__":
     elif "--cpu" in sys.argv:
         import train_cpu
 
-        train_cpu.main()
+        train_cpu.main("--compiled" in sys.argv)
     else:
         main(sys.argv[1:])

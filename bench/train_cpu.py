@@ -1,7 +1,8 @@
-"""Training steps of 1M parameters on a CPU: pronk beside transformers, in turns; `python bench/train.py --cpu`.
+"""Training steps of 1M parameters on a CPU: pronk beside transformers, in turns; `bench/train.py --cpu [--compiled]`.
 
-Set OMP_NUM_THREADS and OMP_WAIT_POLICY=PASSIVE. The ratio is of the medians of steps taken in turns, both in one
-process. pronk computes as `--train.precision auto` decides; transformers in float32, and in bf16 by autocast.
+--compiled adds compiled sides, a minute or more. Set OMP_NUM_THREADS and OMP_WAIT_POLICY=PASSIVE. All sides take turns
+in one process; medians are compared. pronk computes as `--train.precision auto` decides; transformers in float32, and
+in bf16 by autocast.
 """
 
 import json
@@ -32,7 +33,7 @@ def pronk_step(precision, compiled):
     return lambda: learner.step(batch, cross_entropy)
 
 
-def main():
+def main(compile_too):
     torch.manual_seed(0)
     auto = pick_precision("auto", torch.device("cpu"))
     sides = {
@@ -56,7 +57,3 @@ def main():
     for name, seconds in middles.items():
         print(f"{name:30} {1e3 * seconds:7.1f} ms a step, {ROW.batch * ROW.length / seconds:9,.0f} tokens/s")
     print(json.dumps({"torch": torch.__version__, "seconds": middles}))
-
-
-if __name__ == "__main__":
-    main()
