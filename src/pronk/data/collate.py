@@ -1,7 +1,10 @@
 """Pads ragged lists of ids to batches, as pure functions; leaves records to encode.py and packed rows to loader.py."""
 
 from collections.abc import Sequence
+from itertools import chain
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -52,11 +55,10 @@ def pad_rollouts(
 
 def pad_values(prompts: Sequence[Sequence[int]], values: Sequence[Sequence[float]], width: int) -> Tensor:
     """One value a response token, [B, width] float32, aligned with pad_rollouts' targets; 0 elsewhere."""
-    rows = []
-    for prompt, one in zip(prompts, values, strict=True):
-        start = len(prompt) - 1
-        rows.append([0.0] * start + list(one) + [0.0] * (width - start - len(one)))
-    return torch.tensor(rows, dtype=torch.float32).view(len(rows), width)
+    if any(len(prompt) + len(one) - 1 > width for prompt, one in zip(prompts, values, strict=True)):
+        raise ValueError(f"values reach beyond the width of {width}")
+    starts = np.array([len(prompt) - 1 for prompt in prompts], dtype=np.int64)
+    return torch.from_numpy(_ragged(values, width, 0.0, np.float32, starts))
 
 
 def _shift(ids: Sequence[int], mask: Sequence[bool], length: int | None) -> tuple[list[int], list[int]]:
@@ -70,6 +72,20 @@ def _shift(ids: Sequence[int], mask: Sequence[bool], length: int | None) -> tupl
 def _pad(rows: Sequence[tuple[list[int], list[int]]], pad: int, multiple: int) -> tuple[Tensor, Tensor]:
     longest = max(len(inputs) for inputs, _ in rows)
     T = -(-longest // multiple) * multiple
-    tokens = torch.tensor([inputs + [pad] * (T - len(inputs)) for inputs, _ in rows])
-    targets = torch.tensor([following + [IGNORE] * (T - len(following)) for _, following in rows])
-    return tokens, targets
+    tokens = _ragged([inputs for inputs, _ in rows], T, pad, np.int64)
+    targets = _ragged([following for _, following in rows], T, IGNORE, np.int64)
+    return torch.from_numpy(tokens), torch.from_numpy(targets)
+
+
+def _ragged(
+    rows: Sequence[Sequence[float]], width: int, rest: float, dtype: type[np.generic], starts: Any = 0
+) -> np.ndarray[Any, Any]:
+    """Rows of unequal lengths as [N, width], each from its place in `starts` on, and `rest` around them.
+
+    All numbers go in by one assignment: a tensor made of nested lists, or one a row, takes several times as long.
+    """
+    lengths = np.array([len(row) for row in rows], dtype=np.int64)
+    columns = np.arange(width) - np.broadcast_to(starts, len(rows))[:, None]
+    padded = np.full((len(rows), width), rest, dtype)
+    padded[(columns >= 0) & (columns < lengths[:, None])] = np.fromiter(chain.from_iterable(rows), dtype, lengths.sum())
+    return padded
