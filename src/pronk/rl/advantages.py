@@ -1,6 +1,7 @@
 """From rewards to advantages: pure functions on [B, T] tensors whose mask is 1 on sampled tokens."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -90,11 +91,25 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float)
     values[t] belongs to the state in which the token at place t was sampled. The value after the last sampled token
     is 0, also where the answer was cut at its length limit: truncation does not bootstrap.
     """
-    advantages, running = torch.zeros_like(rewards), torch.zeros_like(rewards[:, 0])
     values = values * mask
-    for t in reversed(range(rewards.shape[1])):
-        after = values[:, t + 1] if t + 1 < rewards.shape[1] else torch.zeros_like(running)
-        surprise = rewards[:, t] + gamma * after - values[:, t]
-        running = (surprise + gamma * lam * running) * mask[:, t]
-        advantages[:, t] = running
+    surprise = (rewards + gamma * _ahead(values, 1) - values) * mask
+    advantages = discounted(surprise, gamma * lam * mask)
     return advantages, (advantages + values) * mask
+
+
+def discounted(x: Tensor, decay: Tensor) -> Tensor:
+    """y with y[t] = x[t] + decay[t] y[t + 1], all [B, T]; nothing follows the last place.
+
+    By doubling (Hillis and Steele 1986): after k turns y[t] holds its first 2^k terms, so that a GPU is given a few
+    kernels and not some for each place.
+    """
+    step = 1
+    while step < x.shape[1]:
+        x, decay = x + decay * _ahead(x, step), decay * _ahead(decay, step)
+        step *= 2
+    return x
+
+
+def _ahead(x: Tensor, steps: int) -> Tensor:
+    """x [B, T] as seen from so many places before, zeros behind its end."""
+    return F.pad(x[:, steps:], (0, steps))
