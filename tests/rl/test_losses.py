@@ -238,6 +238,29 @@ def test_a_fresh_round_has_the_gradient_of_ratio_one(loss):
     assert torch.allclose(grads[0], grads[1], atol=1e-4)
 
 
+ENTROPIC = {
+    "reinforce": lambda coef: policy_gradient(0.7, entropy=coef),
+    "ppo": lambda coef: clipped(0.7, critic=True, entropy=coef),
+    "rloo": lambda coef: clipped_answers(0.7, entropy=coef),
+    "grpo": lambda coef: clipped(0.7, aggregate="answers", entropy=coef),
+}
+
+
+@pytest.mark.parametrize("name", ENTROPIC)
+def test_the_entropy_bonus_is_each_tokens_entropy_by_its_weight(name):
+    """Against the distributions written out; its gradient makes the policy less sure (Schulman et al. 2017, eq. 9)."""
+    module, batch = actor_critic(), rollouts(pad=3)
+    output, mask = module(**batch.inputs()), (batch.targets != IGNORE).float()
+    chances = (output.head(output.hidden) / 0.7).softmax(-1)
+    entropy = -(chances * chances.log()).sum(-1)
+    weights, _ = weigh(mask, "answers" if name == "grpo" else "tokens")
+    plain, open_ = (ENTROPIC[name](coef)(output, batch)[0] for coef in (0.0, 0.3))
+    assert open_.item() == pytest.approx(plain.item() - 0.3 * (entropy * weights).sum().item(), rel=1e-4)
+    found = torch.autograd.grad(open_ - plain, output.hidden, retain_graph=True)[0]
+    wanted = torch.autograd.grad(-0.3 * (entropy * weights).sum(), output.hidden)[0]
+    assert torch.allclose(found, wanted, atol=1e-5)
+
+
 @pytest.mark.parametrize("loss", LOSSES)
 def test_dense_rows_give_the_same_loss(loss):
     """On a GPU ignored places are computed too and left out by weight, so that the device is asked nothing."""

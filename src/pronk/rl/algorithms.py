@@ -26,6 +26,8 @@ class AlgorithmConfig:
     """ppo: advantages get mean 0 and variance 1 over the round's tokens"""
     whiten_rewards: bool = False
     """ppo: rewards are scaled to variance 1, keeping their mean"""
+    entropy: float = 0.0
+    """adds so much of each token's entropy to what is maximised, so that the policy keeps exploring (PPO, eq. 9)"""
     clip: losses.ClipConfig = field(default_factory=losses.ClipConfig)
 
 
@@ -76,19 +78,20 @@ class Algorithm:
 
 
 def _reinforce(temperature: float, config: AlgorithmConfig, kl: KLConfig, longest: int) -> losses.Loss:
-    return losses.policy_gradient(temperature, kl, _aggregate(config))
+    return losses.policy_gradient(temperature, kl, _aggregate(config), config.entropy)
 
 
 def _rloo(temperature: float, config: AlgorithmConfig, kl: KLConfig, longest: int) -> losses.Loss:
-    return losses.clipped_answers(temperature, config.clip, kl)
+    return losses.clipped_answers(temperature, config.clip, kl, config.entropy)
 
 
 def _clipped(temperature: float, config: AlgorithmConfig, kl: KLConfig, longest: int) -> losses.Loss:
-    return losses.clipped(temperature, config.clip, kl, _aggregate(config), longest)
+    return losses.clipped(temperature, config.clip, kl, _aggregate(config), longest, entropy=config.entropy)
 
 
 def _ppo(temperature: float, config: AlgorithmConfig, kl: KLConfig, longest: int) -> losses.Loss:
-    return losses.clipped(temperature, config.clip, kl, _aggregate(config), longest, critic=True)
+    aggregate = _aggregate(config)
+    return losses.clipped(temperature, config.clip, kl, aggregate, longest, critic=True, entropy=config.entropy)
 
 
 def _aggregate(config: AlgorithmConfig) -> losses.Aggregate:

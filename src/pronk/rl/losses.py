@@ -31,14 +31,16 @@ class ClipConfig:
     """skip the rest of a round once new and old policy differ by this, nats per token; 0 = off"""
 
 
-def policy_gradient(temperature: float = 1.0, kl: KLConfig | None = None, aggregate: Aggregate = "sum") -> Loss:
-    """REINFORCE: minus advantage times log-probability."""
+def policy_gradient(
+    temperature: float = 1.0, kl: KLConfig | None = None, aggregate: Aggregate = "sum", entropy: float = 0.0
+) -> Loss:
+    """REINFORCE: minus advantage times log-probability. entropy: see _kept_open."""
 
     def loss(output: Output, batch: Rollouts) -> tuple[Tensor, Tensor, Metrics]:
         assert batch.advantages is not None
-        mask, logps, metrics = _read(output, batch, temperature)
+        mask, logps, spread, metrics = _read(output, batch, temperature)
         weights, count = weigh(mask, aggregate)
-        total = -(batch.advantages * logps * weights).sum()
+        total = -(batch.advantages * logps * weights).sum() + _kept_open(spread, weights, entropy)
         total = total + _kl_loss(logps, logps.detach(), batch, mask, weights, kl, metrics)
         metrics["loss"] = Mean(total.detach(), count)
         return total, count, metrics
@@ -53,19 +55,22 @@ def clipped(
     aggregate: Aggregate = "tokens",
     longest: int = 0,
     critic: bool = False,
+    entropy: float = 0.0,
 ) -> Loss:
     """PPO and GRPO: the worse of clipped and unclipped surrogate for each token (Schulman et al. 2017, eq. 7).
 
     critic: adds the worse of clipped and unclipped value error, weighted by value_coef. longest: see weigh.
+    entropy: see _kept_open.
     """
     clip = clip or ClipConfig()
 
     def loss(output: Output, batch: Rollouts) -> tuple[Tensor, Tensor, Metrics]:
         assert batch.advantages is not None
-        mask, logps, metrics = _read(output, batch, temperature)
+        mask, logps, spread, metrics = _read(output, batch, temperature)
         weights, count = weigh(mask, aggregate, longest)
         old = _old(logps, batch)
         total, found = clipped_surrogate(logps, old, batch.advantages, mask, clip, weights)
+        total = total + _kept_open(spread, weights, entropy)
         metrics |= found | _drifted(logps, batch, mask, clip)
         if critic:
             value, found = clipped_value(output, batch, mask, clip, weights)
@@ -82,7 +87,9 @@ def clipped_with_value(temperature: float = 1.0, clip: ClipConfig | None = None,
     return clipped(temperature, clip, kl, critic=True)
 
 
-def clipped_answers(temperature: float = 1.0, clip: ClipConfig | None = None, kl: KLConfig | None = None) -> Loss:
+def clipped_answers(
+    temperature: float = 1.0, clip: ClipConfig | None = None, kl: KLConfig | None = None, entropy: float = 0.0
+) -> Loss:
     """RLOO: an answer is one action, its ratio the product of its tokens' (the *sum* of log-ratios, not the mean).
 
     count = answers. All tokens of an answer carry its advantage (Ahmadian et al. 2024, arXiv 2402.14740).
@@ -91,13 +98,14 @@ def clipped_answers(temperature: float = 1.0, clip: ClipConfig | None = None, kl
 
     def loss(output: Output, batch: Rollouts) -> tuple[Tensor, Tensor, Metrics]:
         assert batch.advantages is not None
-        mask, logps, metrics = _read(output, batch, temperature)
+        mask, logps, spread, metrics = _read(output, batch, temperature)
         weights, count = weigh(mask, "sum")
         old = _old(logps, batch)
         change = ((logps - old) * mask).sum(1, keepdim=True)  # [B, 1]
         advantages = (batch.advantages * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)
         answers = mask.amax(1, keepdim=True)
         total, found = clipped_surrogate(change, torch.zeros_like(change), advantages, answers, clip, answers)
+        total = total + _kept_open(spread, weights, entropy)
         metrics |= found | _drifted(logps, batch, mask, clip)
         total = total + _kl_loss(logps, old, batch, mask, weights, kl, metrics)
         metrics["loss"] = Mean(total.detach(), count)
@@ -162,11 +170,16 @@ def clipped_value(
     }
 
 
-def _read(output: Output, batch: Rollouts, temperature: float) -> tuple[Tensor, Tensor, Metrics]:
-    """(mask, log-probabilities of the sampled tokens, entropy as a metric); [B, T] each."""
+def _read(output: Output, batch: Rollouts, temperature: float) -> tuple[Tensor, Tensor, Tensor, Metrics]:
+    """(mask, log-probabilities of the sampled tokens, entropy of what they were drawn from; [B, T] each, metrics)."""
     mask = (batch.targets != IGNORE).float()
     logps, entropy = head_math.logps(output, batch.targets, temperature, batch.dense)
-    return mask, logps, {"policy/entropy": Mean(entropy.sum(), mask.sum())}
+    return mask, logps, entropy, {"policy/entropy": Mean(entropy.detach().sum(), mask.sum())}
+
+
+def _kept_open(entropy: Tensor, weights: Tensor, coef: float) -> Tensor | float:
+    """The entropy bonus (Schulman et al. 2017, eq. 9), as a loss: each token's entropy by its weight, negative."""
+    return -coef * (entropy * weights).sum() if coef else 0.0
 
 
 def _old(logps: Tensor, batch: Rollouts) -> Tensor:
