@@ -6,7 +6,7 @@ from itertools import chain, islice
 
 import pytest
 import torch
-from learn.toys import FAMILIES, PLAIN, V, copy_of, learner, rows
+from learn.toys import FAMILIES, PLAIN, D, V, copy_of, learner, rows
 
 from pronk.data.batch import IGNORE
 from pronk.data.records import Prompt
@@ -14,7 +14,7 @@ from pronk.engine.engine import Engine
 from pronk.errors import UserError
 from pronk.learn.fit import Every, fit
 from pronk.learn.learner import Learner
-from pronk.models.heads import disable_dropout
+from pronk.models.heads import ActorCritic, disable_dropout
 from pronk.rl import rollouts as rollouts_module
 from pronk.rl.algorithms import ALGORITHMS, AlgorithmConfig
 from pronk.rl.kl import KLConfig
@@ -224,6 +224,26 @@ def test_rewards_of_tokens_and_of_samples_add_up_by_weight():
     assert statistics["reward/mean"] == pytest.approx((1 + 1 + 3.5) / 3)
 
 
+def test_tokens_that_no_reward_judges_are_as_if_never_said():
+    """None ends the play: neither learned from nor in any mean, and no value stands behind the last judged token."""
+    whole_answers, ends = [[3, 4, 5, 6], [7, 8, END]], [[1.0, 0.0, None, None], [1.0, 1.0, 0.0]]
+    twos = [[2.0] * len(row) for row in ends]
+    rewards = {"given": (1.0, lambda samples: ends), "half": (0.5, lambda samples: twos)}
+    settings = AlgorithmConfig(gamma=0.9, lam=0.8)
+    module = actor()
+    judged, found = source_of(module, rewards=rewards, algorithm="ppo", settings=settings).score(
+        samples_of(whole_answers)
+    )
+    short = {"given": (1.0, lambda samples: [[2.0, 1.0], [2.0, 2.0, 1.0]])}
+    wanted, _ = source_of(module, rewards=short, algorithm="ppo", settings=settings).score(
+        samples_of([[3, 4], [7, 8, END]])
+    )
+    assert unpad(judged.targets, judged) == unpad(wanted.targets, wanted) == [[3, 4], [7, 8, END]]
+    for name in ("logps", "values", "advantages", "returns"):
+        close(unpad(getattr(judged, name), judged), unpad(getattr(wanted, name), wanted))
+    assert found["length"] == 3.5
+
+
 def test_missing_end_is_added_to_truncated_answers_only():
     source = source_of(valueless(), lambda s: 1.0, "ppo", settings=UNIT, missing_end=-5.0)
     whole, statistics = source.score(samples_of([[3, END], [4, 5, 6]]))
@@ -305,6 +325,45 @@ def test_each_prompt_comes_once_an_epoch():
     assert sorted(names[:10]) == sorted(names[10:]) == list(range(10))
     assert names[:10] != names[10:]
     assert names[:10] != list(range(10))
+
+
+def test_each_prompt_is_encoded_once():
+    """A chat template takes as long as all else that a small model's round does on the host."""
+    asked = []
+    source = source_of(model(), max_tokens=1)
+    source.encode = lambda prompt: asked.append(prompt) or prompt.meta["ids"]
+    for _ in range(3):
+        assert [s.prompt_ids for s in source.sample()] == [s.prompt.meta["ids"] for s in source.sample()]
+        source.round += 1
+    assert len(asked) == len(PROMPTS)
+
+
+def test_a_round_may_hold_more_prompts_than_there_are():
+    """Then it takes up the next epochs' orders."""
+    source = source_of(model(), prompts=PROMPTS[:3], n=1, max_tokens=1)
+    turns = []
+    for _ in range(2):
+        turns += source._turn()
+        source.round += 1
+    assert [sorted(turns[i : i + 3]) for i in range(0, 15, 3)] == [[0, 1, 2]] * 5
+    assert len(turns) == 16
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_one_forward_of_a_shared_body_gives_what_two_give(family):
+    """Log-probabilities and values of a critic that is a head on the policy's body."""
+    module = ActorCritic(model(family), width=D)
+    samples = ragged()
+    source = source_of(module, algorithm="ppo")
+    calls = []
+    module.policy.register_forward_hook(lambda *rest: calls.append(1))
+    source.critic = module
+    whole, _ = source.score(samples)
+    assert len(calls) == 1
+    close(unpad(whole.logps, whole), brute(module.policy, samples, 1.0), 1e-5)
+    with torch.no_grad():
+        values = module(tokens=whole.tokens).values
+    assert torch.allclose(whole.values, values * mask_of(whole), atol=1e-6)
 
 
 def test_samples_of_one_prompt_differ_and_rounds_differ():

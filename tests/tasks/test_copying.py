@@ -41,12 +41,13 @@ def test_the_grade_wants_the_whole_word_and_its_end():
     [
         ([1, 2, 3, 99], "stop", [1, 1, 1, 1]),
         ([1, 2, 99], "stop", [1, 1, 0]),
-        ([1, 5, 3, 99], "stop", [1, 0, 0, 0]),
-        ([5, 2, 3, 99], "stop", [0, 0, 0, 0]),
-        ([1, 2, 3, 3, 3], "length", [1, 1, 1, 0, 0]),
+        ([1, 5, 3, 99], "stop", [1, 0, None, None]),
+        ([5, 2, 3, 99], "stop", [0, None, None, None]),
+        ([1, 2, 3, 3, 3], "length", [1, 1, 1, 0, None]),
         ([99], "stop", [0]),
         ([1, 2, 3], "length", [1, 1, 1]),
     ],
 )
 def test_each_leading_letter_that_is_right_is_worth_one(ids, finish, wanted):
+    """What follows the first wrong one is not judged."""
     assert list(REWARDS["copied"]("", None)([said(ids, finish)])) == [wanted]

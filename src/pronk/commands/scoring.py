@@ -12,7 +12,7 @@ import torch
 from pronk.data.records import Message, Sample
 from pronk.errors import UserError
 from pronk.rl.minilm import Compute
-from pronk.rl.rewards import Reward, each, named
+from pronk.rl.rewards import Given, Reward, each, named
 from pronk.tasks.table import TASKS
 from pronk.text.chat import encode_chat
 
@@ -62,7 +62,7 @@ def by_model(folder: str, compute: Compute, device: torch.device | str) -> Rewar
 
 
 def _guarded(word: str, reward: Reward) -> Reward:
-    def guarded(samples: list[Sample]) -> Sequence[float | list[float]]:
+    def guarded(samples: list[Sample]) -> Sequence[Given]:
         with _told_as_theirs(word):
             return reward(samples)
 
@@ -92,7 +92,8 @@ def total(parts: Mapping[str, tuple[float, Reward]], samples: list[Sample]) -> l
             raise UserError(f"reward {name} returned {len(found)} values for {len(samples)} samples")
         for place, value in enumerate(found):
             try:
-                scores[place] += weight * (sum(value) if isinstance(value, list) else float(value))
+                tokens = value if isinstance(value, list) else [float(value)]
+                scores[place] += weight * sum(token for token in tokens if token is not None)
             except (TypeError, ValueError):
                 raise UserError(f"reward {name}: give one number a sample, or a list of them, not {value!r}") from None
     if not all(map(math.isfinite, scores)):

@@ -17,26 +17,31 @@ from pronk.rl.advantages import place_scores
 from pronk.rl.minilm import Compute, minilm
 from pronk.world import annotators, check
 
-Reward = Callable[[list[Sample]], Sequence[float | list[float]]]
+Given = float | list[float] | list[float | None]  # of an answer, or of each of its tokens; None = it is not judged
+Reward = Callable[[list[Sample]], Sequence[Given]]
 
 
 def copied() -> Reward:
     """For each token 1 while the answer spells the prompt's last message, letter by letter from its beginning, and 1
-    more for the end token in the right place: for tokenizers of one character a token (word copying)."""
+    more for the end token in the right place: for tokenizers of one character a token (word copying).
 
-    def score(sample: Sample) -> list[float]:
+    The first wrong token gets 0 and ends the play: what is said after it is not judged.
+    """
+
+    def score(sample: Sample) -> list[float | None]:
         length = len(sample.prompt.messages[-1].content)
         word = sample.prompt_ids[-length - 1 : -1]  # before the token that opens the answer
         right = next(
             (i for i, pair in enumerate(zip(word, sample.ids)) if pair[0] != pair[1]), min(length, len(sample.ids))
         )
         ended = right == length and sample.finish == "stop" and len(sample.ids) == length + 1
-        return [1.0] * (right + ended) + [0.0] * (len(sample.ids) - right - ended)
+        given: list[float | None] = [*[1.0] * (right + ended), 0.0, *[None] * len(sample.ids)]
+        return given[: len(sample.ids)]
 
     return each(score)
 
 
-def each(score: Callable[[Sample], float | list[float]]) -> Reward:
+def each(score: Callable[[Sample], Given]) -> Reward:
     """Lift a function of one sample to a batched reward."""
     return lambda samples: [score(sample) for sample in samples]
 
@@ -91,22 +96,24 @@ def from_file(where: str) -> Reward:
     return function if batched else each(function)
 
 
-def placed(name: str, found: Sequence[float | list[float]], samples: list[Sample], mask: Tensor) -> Tensor:
-    """Rewards as given, a number (on the last token) or a list (one a token) for each sample, as [B, T] beside mask."""
+def placed(name: str, found: Sequence[Given], samples: list[Sample], mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Rewards as given, a number (on the last token) or a list (one a token) for each sample, as [B, T] beside mask;
+    and the mask of the tokens that are judged."""
     wrong = f"reward {name}: give one number a sample, or a list of one number for each of its tokens"
     if len(found) != len(samples):
         raise UserError(f"reward {name} returned {len(found)} values for {len(samples)} samples")
-    lists = [isinstance(value, list) for value in found]
-    if not any(lists):
+    rows = [value for value in found if isinstance(value, list)]
+    if not rows:
         try:
             scores = [float(value) for value in found]  # type: ignore[arg-type]
         except (TypeError, ValueError):
             raise UserError(wrong) from None
-        return place_scores(torch.tensor(scores, dtype=mask.dtype), mask)
-    rows = [value for value in found if isinstance(value, list)]
-    if not all(lists) or any(len(row) != len(sample.ids) for row, sample in zip(rows, samples)):
+        return place_scores(torch.tensor(scores, dtype=mask.dtype), mask), mask
+    if len(rows) < len(found) or any(len(row) != len(sample.ids) for row, sample in zip(rows, samples)):
         raise UserError(wrong)
-    return pad_values([sample.prompt_ids for sample in samples], rows, mask.shape[1])
+    prompts, width = [sample.prompt_ids for sample in samples], mask.shape[1]
+    given = pad_values(prompts, [[value or 0.0 for value in row] for row in rows], width)
+    return given, pad_values(prompts, [[float(value is not None) for value in row] for row in rows], width)
 
 
 REWARDS: dict[str, Callable[[str, Compute], Reward]] = {

@@ -16,13 +16,13 @@ from pronk.engine.engine import Engine
 from pronk.engine.sequence import Sampling
 from pronk.errors import UserError
 from pronk.models import logps as head_math
-from pronk.models.heads import Output
+from pronk.models.heads import ActorCritic, Output
 from pronk.rl import statistics
 from pronk.rl.advantages import place_scores
 from pronk.rl.algorithms import Algorithm, AlgorithmConfig, Scored
 from pronk.rl.health import check_step
 from pronk.rl.kl import KLConfig, adapted
-from pronk.rl.rewards import Reward, placed
+from pronk.rl.rewards import Given, Reward, placed
 from pronk.rl.share import Share
 
 MULTIPLE, GPU_MULTIPLE = 8, 32  # on a GPU, rows of one length, so that few shapes are met and steps can be captured
@@ -104,6 +104,7 @@ class RolloutSource:
         self.share.check("--rollout.minibatch", config.minibatch)
         self.round, self.coef, self.border, self.stopped, self.first = 0, self.kl.coef, True, False, False
         self.device = next(policy.parameters()).device
+        self.known: dict[int, list[int]] = {}
 
     def __iter__(self) -> Iterator[Rollouts]:
         while True:
@@ -145,8 +146,8 @@ class RolloutSource:
         """One round of answers from the present policy."""
         self.refresh()
         self.engine.load(self.policy)
-        prompts = [self.prompts[i] for i in self._turn()]
-        ids = [self.encode(prompt) for prompt in prompts]
+        turn = self._turn()
+        prompts, ids = [self.prompts[i] for i in turn], [self._ids(i) for i in turn]
         c = self.config
         seeds = [_number(self.seed, "sample", self.round, i) for i in range(len(prompts))]
         how = [Sampling(c.max_tokens, c.temperature, n=c.n, stop=(self.stop,), seed=s) for s in seeds]
@@ -163,23 +164,21 @@ class RolloutSource:
         longest = max(len(s.prompt_ids) + len(s.ids) - 1 for s in samples)
         multiple = GPU_MULTIPLE if on_gpu and longest > GPU_MULTIPLE else MULTIPLE
         tokens, targets = pad_rollouts(asked, answered, pad=0, multiple=multiple)
-        answered_at = (targets != IGNORE).float()
         batch = Batch(tokens, targets, dense=on_gpu).map(lambda x: x.to(self.device))
-        mask = answered_at.to(self.device)
-        logps = self._old(samples, batch)
-        ref_logps = self._logps(self.reference, batch) if self.reference is not None else logps
-        values = self._values(batch) if self.algorithm.critic else torch.zeros_like(mask)
-        rewards, found = self._rewards(samples, answered_at)
+        logps, values = self._judged(samples, batch)
+        ref_logps = self._forward(self.reference, batch, self._read)[0] if self.reference is not None else logps
+        rewards, judged, found = self._rewards(samples, (targets != IGNORE).float())
         for sample, reward in zip(samples, rewards.sum(1).tolist()):
             sample.reward = reward
-        rewards, numbers = rewards.to(self.device), statistics.prompt_numbers(samples).to(self.device)
+        rewards, mask = rewards.to(self.device), judged.to(self.device)
+        numbers = statistics.prompt_numbers(samples).to(self.device)
         gap = (logps - ref_logps) * mask
         shaped = rewards - self.coef * gap if self.kl.where == "reward" else rewards  # k1, detached
         advantages, returns = self.algorithm.advantage(Scored(shaped, values, mask, numbers), self.settings)
         found |= statistics.of_round(rewards, shaped, gap, values, returns, advantages, mask, numbers)
         found |= statistics.of_values(values, returns, mask) if self.algorithm.critic else {}
         found |= statistics.of_answers(samples) | {"kl/coef": self.coef}
-        learned = batch.targets
+        learned = torch.where(mask > 0, batch.targets, IGNORE)
         if self.config.cut == "mask":
             finished = torch.tensor([[s.finish != "length"] for s in samples], device=self.device)
             learned = torch.where(finished, learned, IGNORE)
@@ -203,23 +202,34 @@ class RolloutSource:
         in_reward = self.reference is not None and self.kl.where == "reward"
         return self.steps() == 1 and not in_reward
 
-    def _old(self, samples: list[Sample], batch: Batch) -> Tensor:
-        """Log-probabilities under the policy: the learner's own, or the engine's where they only serve as a check."""
-        if not self._fresh():
-            return self._logps(self.policy, batch)
-        noted = pad_values([s.prompt_ids for s in samples], [s.logps for s in samples], batch.tokens.shape[1])
-        return noted.to(self.device)
+    def _judged(self, samples: list[Sample], batch: Batch) -> tuple[Tensor, Tensor]:
+        """Log-probabilities under the policy, and the critic's values; one forward makes both where they share a body.
 
-    def _rewards(self, samples: list[Sample], mask: Tensor) -> tuple[Tensor, dict[str, float]]:
-        """Weighted sum of the rewards for each token [B, T], and the mean of each part; on the CPU."""
-        total, parts = torch.zeros_like(mask), {}
+        The log-probabilities are the learner's own, or the engine's where they only serve as a check.
+        """
+        critic = self.critic if self.algorithm.critic else None
+        if isinstance(critic, ActorCritic) and critic.policy is self.policy and not self._fresh():
+            logps, values = self._forward(critic, batch, self._read, _read_values)
+            return logps, values
+        if self._fresh():
+            noted = pad_values([s.prompt_ids for s in samples], [s.logps for s in samples], batch.tokens.shape[1])
+            logps = noted.to(self.device)
+        else:
+            (logps,) = self._forward(self.policy, batch, self._read)
+        return logps, self._forward(critic, batch, _read_values)[0] if critic is not None else torch.zeros_like(logps)
+
+    def _rewards(self, samples: list[Sample], mask: Tensor) -> tuple[Tensor, Tensor, dict[str, float]]:
+        """Weighted sum of the rewards for each token [B, T], the mask of tokens that all of them judge, and the mean
+        of each part; on the CPU."""
+        total, judged, parts = torch.zeros_like(mask), mask, {}
         for name, (weight, reward) in self.rewards.items():
-            found = placed(name, self._scored(reward, samples), samples, mask)
+            found, here = placed(name, self._scored(reward, samples), samples, mask)
             total += weight * found
+            judged = judged * here
             parts[f"reward/{name}"] = float(found.sum() / len(samples))
         watched = torch.zeros_like(mask)
         for name, (weight, reward) in self.gold.items():
-            found = placed(name, self._scored(reward, samples), samples, mask)
+            found, _ = placed(name, self._scored(reward, samples), samples, mask)
             watched += weight * found
             parts[f"gold/{name}"] = float(found.sum() / len(samples))
         if self.gold:
@@ -231,39 +241,38 @@ class RolloutSource:
         if c.soft_end:
             beyond = torch.tensor([float(len(s.ids) - (c.max_tokens - c.soft_end)) for s in samples])
             total -= place_scores(beyond.clamp(min=0) / c.soft_end, mask)
-        return total, parts
+        return total, judged, parts
 
-    def _scored(self, reward: Reward, samples: list[Sample]) -> Sequence[float | list[float]]:
+    def _scored(self, reward: Reward, samples: list[Sample]) -> Sequence[Given]:
         return self.share.whole(reward(list(self.share.mine(samples))))
 
     @torch.no_grad()
-    def _forward(self, model: nn.Module, batch: Batch, read: Callable[[Output, Batch], Tensor]) -> Tensor:
-        found = []
+    def _forward(self, model: nn.Module, batch: Batch, *reads: Callable[[Output, Batch], Tensor]) -> list[Tensor]:
+        """What each of `reads` makes of the model's output, [B, T] each."""
+        found: list[list[Tensor]] = [[] for _ in reads]
         for part in self.share.rows(batch).split(self.config.forward):
             with self.compute():
-                found.append(read(model(**part.inputs()), part).float())
-        return self.share.whole_tensor(torch.cat(found))
+                output = model(**part.inputs())
+                for rows, read in zip(found, reads):
+                    rows.append(read(output, part).float())
+        return [self.share.whole_tensor(torch.cat(rows)) for rows in found]
 
-    def _logps(self, model: nn.Module, batch: Batch) -> Tensor:
-        t = self.config.temperature
-        return self._forward(model, batch, lambda output, part: head_math.logps(output, part.targets, t, part.dense)[0])
+    def _read(self, output: Output, part: Batch) -> Tensor:
+        return head_math.logps(output, part.targets, self.config.temperature, part.dense)[0]
 
-    def _values(self, batch: Batch) -> Tensor:
-        assert self.critic is not None
-
-        def read(output: Output, part: Batch) -> Tensor:
-            assert output.values is not None
-            return output.values * (part.targets != IGNORE)
-
-        return self._forward(self.critic, batch, read)
+    def _ids(self, index: int) -> list[int]:
+        """A prompt's ids. A template takes long to write one, so each is kept for when it comes again."""
+        if index not in self.known:
+            self.known[index] = self.encode(self.prompts[index])
+        return self.known[index]
 
     def _turn(self) -> list[int]:
         """Indices of this round's prompts: each prompt comes once before any comes again, in a seeded order."""
         start, total = self.round * self.config.prompts, len(self.prompts)
-        chosen = []
-        for place in range(start, start + self.config.prompts):
-            epoch, index = divmod(place, total)
-            chosen.append(int(self._permutation(total, "prompts", epoch)[index]))
+        chosen: list[int] = []
+        for epoch in range(start // total, (start + self.config.prompts - 1) // total + 1):
+            order = self._permutation(total, "prompts", epoch)
+            chosen += order[max(start - epoch * total, 0) : start + self.config.prompts - epoch * total].tolist()
         return chosen
 
     def _minibatches(self, whole: Rollouts) -> Iterator[Rollouts]:
@@ -275,6 +284,11 @@ class RolloutSource:
 
     def _permutation(self, total: int, *key: str | int) -> Tensor:
         return torch.randperm(total, generator=torch.Generator().manual_seed(_number(self.seed, *key)))
+
+
+def _read_values(output: Output, part: Batch) -> Tensor:
+    assert output.values is not None
+    return output.values * (part.targets != IGNORE)
 
 
 def _check(

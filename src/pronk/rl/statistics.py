@@ -39,7 +39,6 @@ def of_round(
             "kl/token": masked_mean(gap, mask),
             "kl/k2": masked_mean(estimate(gap, "k2"), mask),
             "kl/k3": masked_mean(estimate(gap, "k3"), mask),
-            "length": mask.sum(1).mean(),
             "returns/mean": mean,
             "returns/var": masked_mean((returns - mean) ** 2, mask),
             "advantages/mean": masked_mean(advantages, mask),
@@ -70,9 +69,13 @@ def of_values(values: Tensor, returns: Tensor, mask: Tensor) -> dict[str, float]
 
 
 def of_answers(samples: list[Sample]) -> dict[str, float]:
-    """The share that ended by itself, and the longest, in tokens."""
-    finished = sum(sample.finish == "stop" for sample in samples)
-    return {"finished": finished / len(samples), "length/max": float(max(len(sample.ids) for sample in samples))}
+    """The share that ended by itself, and the mean and longest length, in tokens."""
+    finished, lengths = sum(sample.finish == "stop" for sample in samples), [len(sample.ids) for sample in samples]
+    return {
+        "finished": finished / len(samples),
+        "length": sum(lengths) / len(lengths),
+        "length/max": float(max(lengths)),
+    }
 
 
 def floats(found: Mapping[str, Tensor]) -> dict[str, float]:
