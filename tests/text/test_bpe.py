@@ -69,6 +69,17 @@ def test_char_is_one_token_a_character():
     assert len(tokenizer.encode("é")) == 2  # unseen: its bytes
 
 
+def test_an_alphabet_is_the_characters_of_the_texts():
+    """Any other one is told, not dropped; special tokens written in a text stay text."""
+    tokenizer = bpe.train(["cab\n", "bad"], "alphabet")
+    assert tokenizer.size == 1 + 5 + len(bpe.SPECIALS)  # the unknown one; newline, a, b, c, d
+    assert tokenizer.decode(tokenizer.encode("bad\ncab")) == "bad\ncab"
+    assert tokenizer.decode(tokenizer.encode("bed")) == "b<|unknown|>d"
+    assert len(tokenizer.encode("<|end|>")) == 7
+    smallest = bpe.train(["aab"], "alphabet", bpe.smallest_size("alphabet"))
+    assert smallest.encode("ab") == [1, 0]
+
+
 def test_char_keeps_the_commonest_characters():
     tokenizer = bpe.train(["天天天地地人"], "char", size=251)
     assert [len(tokenizer.encode(c)) for c in "天地人"] == [1, 1, 3]

@@ -17,7 +17,8 @@ class VocabularyConfig:
     """What a tokenizer is to be."""
 
     kind: Kind = "bytelevel"
-    """byte-level BPE, BPE with byte fallback, unigram, or one token a character"""
+    """byte-level BPE, BPE with byte fallback, unigram, one token a character, or one for each character of the data and
+    no others"""
     size: int = 1024
     """tokens at most, special ones included"""
     sample: int = 100_000_000

@@ -1,4 +1,4 @@
-"""Trains the four kinds of tokenizers, each lossless on any text; leaves reading the texts and using the result."""
+"""Trains the kinds of tokenizers, all but one lossless on any text; leaves reading the texts and using the result."""
 
 import json
 from collections import Counter
@@ -12,7 +12,7 @@ from pronk.errors import UserError
 from pronk.text.chat import SPECIALS, TEMPLATE
 from pronk.text.tokenizer import Tokenizer
 
-Kind = Literal["bytelevel", "bytefallback", "unigram", "char"]
+Kind = Literal["bytelevel", "bytefallback", "unigram", "char", "alphabet"]
 
 # Llama 3's split into words. No piece crosses it, so no text can ever match the names of special or byte tokens
 # ("<|end|>", "<0x41>"), and since nothing is replaced (no "▁" for a space), nothing is lost.
@@ -20,6 +20,7 @@ WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+UNKNOWN = "<|unknown|>"
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 
 
@@ -28,7 +29,8 @@ def train(texts: Iterable[str], kind: Kind = "bytelevel", size: int = 1024) -> T
 
     bytelevel: byte-level BPE with Llama 3's split. bytefallback: BPE over characters. unigram: Kudo 2018
     (arXiv 1804.10959). char: every character a token. The last three write what they do not know as UTF-8 bytes,
-    and hold the texts in memory. A corpus too small for the size gives a smaller vocabulary.
+    and hold the texts in memory. A corpus too small for the size gives a smaller vocabulary. alphabet: the characters
+    of the texts and no others, for toys whose policy explores its whole vocabulary; any other reads "<|unknown|>".
     The result depends on the texts alone. Raises UserError if there is no text or the size holds no base vocabulary.
     """
     smallest = smallest_size(kind)
@@ -44,8 +46,9 @@ def train(texts: Iterable[str], kind: Kind = "bytelevel", size: int = 1024) -> T
 
 
 def smallest_size(kind: Kind) -> int:
-    """The fewest tokens with which this kind can write any text."""
-    return len(SPECIALS) + (len(_fallback_bytes("")) if kind == "char" else 256)
+    """The fewest tokens with which this kind can write any text; of an alphabet, the fewest that there can be."""
+    own = {"char": len(_fallback_bytes("")), "alphabet": 2}
+    return len(SPECIALS) + own.get(kind, 256)
 
 
 CONFIG: dict[str, Any] = {
@@ -111,11 +114,23 @@ def _char(texts: Iterator[str], size: int) -> Any:
     return inner
 
 
+def _alphabet(texts: Iterator[str], size: int) -> Any:
+    counts = Counter[str]()
+    for text in texts:
+        counts.update(text)
+    common = sorted(counts, key=lambda character: (-counts[character], character))[: size - 1]
+    vocabulary = {piece: i for i, piece in enumerate([UNKNOWN, *sorted(common)])}
+    inner = Inner(models.BPE(vocab=vocabulary, merges=[], unk_token=UNKNOWN))
+    inner.decoder = decoders.Fuse()
+    return inner
+
+
 KINDS: dict[str, Callable[[Iterator[str], int], Any]] = {
     "bytelevel": _bytelevel,
     "bytefallback": _bytefallback,
     "unigram": _unigram,
     "char": _char,
+    "alphabet": _alphabet,
 }
 
 
