@@ -1,9 +1,10 @@
 """Seconds of a GRPO step beside trl's on the same shapes, in turns of one process each way; and of our PPO step.
 
-Usage: python bench/rl.py [--gpu] [--no-trl] [--steps N]
+Usage: python bench/rl.py [--gpu [--no-compile]] [--no-trl] [--steps N]
 CPU: Llama 1.1M, 64 answers of 64 tokens to 8 prompts of 16, float32. --gpu: Llama 134M, 64 of 128 to 8 prompts of 32,
-bfloat16 (the shape of ../shared/bench/peers_trl_grpo.py). KL to a reference, no answer ends before its limit, one
-optimizer step a round. PPO: a critic of the policy's size, 2 epochs of 4 minibatches, its seconds are of one round.
+bfloat16, blocks compiled (the shape of ../shared/bench/peers_trl_grpo.py). KL to a reference, no answer ends before its
+limit, one optimizer step a round. PPO: a critic of the policy's size, 2 epochs of 4 minibatches; its seconds are of one
+round.
 A step is everything from the prompt to the moved weights: sampling, reward, reference, loss, update.
 """
 
@@ -22,7 +23,7 @@ from pronk.data.records import Message, Prompt
 from pronk.engine.engine import Engine
 from pronk.learn.learner import Learner
 from pronk.learn.optim import OptimConfig
-from pronk.models.build import build, count
+from pronk.models.build import build, compile_blocks, count
 from pronk.models.config import ModelConfig
 from pronk.models.heads import ActorCritic, Scorer
 from pronk.rl.algorithms import ALGORITHMS, AlgorithmConfig
@@ -33,7 +34,7 @@ from pronk.rl.rollouts import RolloutConfig, RolloutSource
 CPU = {"vocab": 1024, "width": 128, "layers": 4, "heads": 4, "prompt": 16, "new": 64}
 GPU = {"vocab": 32000, "width": 768, "layers": 12, "heads": 12, "prompt": 32, "new": 128}
 PROMPTS, N, BETA, NEVER = 8, 8, 0.05, -1
-WARM = 5  # steps that are not counted
+WARM = 5  # rounds that are not counted
 
 
 def ids_of(index, shape):
@@ -53,7 +54,11 @@ def pronk(shape, algorithm, steps):
     if gpu:
         torch.set_float32_matmul_precision("high")
     policy = model_of(shape)
+    reference = copy.deepcopy(policy).requires_grad_(False)
     trained = ActorCritic(policy, Scorer(copy.deepcopy(policy), shape["width"]).to(shape["device"])) if ppo else policy
+    if gpu and shape["compile"]:
+        compile_blocks(trained)
+        compile_blocks(reference)
     optim = OptimConfig(lr=1e-6, warmup=0, weight_decay=0.0)
     groups = {"policy.": optim, "critic.": optim} if ppo else optim
     learner = Learner(trained, groups, 10**6, precision=shape["precision"], graphs=gpu)
@@ -69,7 +74,7 @@ def pronk(shape, algorithm, steps):
         RolloutConfig(PROMPTS, N, shape["new"], minibatch=rows // 4 if ppo else 0),
         AlgorithmConfig(epochs=2 if ppo else 1),
         KLConfig(coef=BETA),
-        copy.deepcopy(policy).requires_grad_(False),
+        reference,
         trained.critic if ppo else None,
         compute=learner.compute,
     )
@@ -159,10 +164,12 @@ def main():
     parser.add_argument("--gpu", action="store_true")
     parser.add_argument("--precision", choices=("fp32", "bf16"), help="of both; none: fp32 on a CPU, bf16 on a GPU")
     parser.add_argument("--no-trl", action="store_true")
+    parser.add_argument("--no-compile", action="store_true", help="--gpu: leave pronk's blocks eager")
     parser.add_argument("--steps", type=int, default=10)
     words = parser.parse_args()
     precision = words.precision or ("bf16" if words.gpu else "fp32")
     shape = {**(GPU if words.gpu else CPU), "device": "cuda" if words.gpu else "cpu", "precision": precision}
+    shape["compile"] = not words.no_compile
     where = torch.cuda.get_device_name() if words.gpu else f"{torch.get_num_threads()} threads"
     answers = f"{PROMPTS * N} answers of {shape['new']} tokens"
     print(f"{count(model_of(shape)):,} parameters, {precision}, {answers}, {where}", flush=True)

@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
@@ -85,7 +86,8 @@ def as_told(text):
 
 @cache
 def encoder():
-    encode = minilm()
+    low = pick_device("auto").type == "cuda"
+    encode = minilm((lambda: torch.autocast("cuda", torch.bfloat16)) if low else nullcontext)
     return encode, encode(["cat"])[0]
 
 

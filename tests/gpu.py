@@ -30,14 +30,15 @@ from learn import toys
 
 from pronk.commands import pretrain, rl
 from pronk.commands.tokenizer import VocabularyConfig
+from pronk.data.batch import IGNORE
 from pronk.data.sources import ReadConfig
 from pronk.engine.engine import Engine
 from pronk.engine.sequence import Sampling
 from pronk.learn.build import TrainConfig
-from pronk.learn.losses import cross_entropy
+from pronk.learn.losses import bradley_terry, cross_entropy, dpo
 from pronk.learn.optim import OptimConfig
 from pronk.models import logps as head_math
-from pronk.models.build import build
+from pronk.models.build import build, to_scorer
 from pronk.models.config import ModelConfig
 from pronk.models.heads import Head, Output
 from pronk.rl.kl import KLConfig
@@ -219,6 +220,27 @@ def captured_rl_equals_eager():
     return ", ".join(found) + " replayed to eager/GPU to CPU (1e-4/1e-2)"
 
 
+def captured_pairs_equal_eager():
+    """Steps of the reward model and of DPO on comparisons: replayed, eager, and on the CPU."""
+    found = []
+    for name, loss in {"reward": bradley_terry(), "dpo": dpo(0.3)}.items():
+        told = []
+        for device, graphs in (("cpu", False), ("cuda", False), ("cuda", True)):
+            body = toys.model()
+            torch.manual_seed(0)  # of the scorer's head
+            module = to_scorer(body) if name == "reward" else body
+            learner = toys.Learner(module.to(device), toys.PLAIN, 10, graphs=graphs)
+            batches = [toys.pairs(seed) for seed in range(8)]
+            for batch in batches:
+                places = torch.arange(batch.targets.shape[-1])
+                batch.last = torch.where(batch.targets == IGNORE, 0, places).amax(-1)
+            told.append([learner.step(batch, loss)["loss"] for batch in batches])
+            assert not graphs or learner.capture.replays, "nothing was captured"
+        found.append(f"{name} {gap(told[2], told[1]):.0e}/{gap(told[1][:2], told[0][:2]):.0e}")
+        assert gap(told[2], told[1]) < 1e-4 and gap(told[1][:2], told[0][:2]) < 1e-2, found
+    return ", ".join(found) + " replayed to eager/GPU to CPU (1e-4/1e-2)"
+
+
 # ── commands
 
 
@@ -315,7 +337,7 @@ CHECKS = [
     gpu_engine.neighbours_change_no_bit,
     *(engine_equals_learner, any_mix_of_requests, gpu_train.bf16_follows_fp32, gpu_train.fast_equals_plain),
     *(gpu_train.float8_follows_fp32, gpu_train.captured_equals_eager),
-    captured_rl_equals_eager,
+    *(captured_rl_equals_eager, captured_pairs_equal_eager),
     *(optimizers_equal_cpu, commands_run, resume_is_bit_identical),
 ]
 

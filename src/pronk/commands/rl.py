@@ -29,7 +29,7 @@ from pronk.learn.fit import Every
 from pronk.learn.learner import Learner
 from pronk.learn.optim import OptimConfig
 from pronk.learn.run import Run, flat
-from pronk.models.build import Model, build, count
+from pronk.models.build import Model, build, compile_blocks, count
 from pronk.models.config import ModelConfig
 from pronk.models.heads import ActorCritic, Scorer, disable_dropout
 from pronk.models.lora import Base, LoraConfig, adapted, attach, twin
@@ -133,7 +133,7 @@ def align(asked: Config, device: torch.device, mesh: DeviceMesh | None) -> None:
             config.rollout,
             config.rl,
             config.kl,
-            _reference(policy) if config.kl.coef else None,
+            _reference(policy, config.train.compile) if config.kl.coef else None,
             _critic(whole),
             config.train.seed,
             watch.hear,
@@ -256,11 +256,14 @@ def _critic(trained: nn.Module) -> nn.Module | None:
     return trained.critic if isinstance(trained.critic, Scorer) else trained
 
 
-def _reference(policy: Model) -> nn.Module:
+def _reference(policy: Model, compiled: bool) -> nn.Module:
     """The policy as it is now, for good; with adapters, which do nothing yet, no copy is needed."""
     if adapted(policy):
         return Base(policy)
-    return copy.deepcopy(policy).eval().requires_grad_(False)
+    frozen = copy.deepcopy(policy).eval().requires_grad_(False)  # a copy leaves what was compiled behind
+    if compiled:
+        compile_blocks(frozen)
+    return frozen
 
 
 def _parts(policy: nn.Module) -> str:

@@ -47,7 +47,7 @@ def pad_rollouts(
     they were sampled, never re-encoded.
     """
     rows = [
-        _shift([*prompt, *response], [False] * len(prompt) + [True] * len(response), None)
+        ([*prompt, *response[:-1]], [*[IGNORE] * (len(prompt) - 1), *response])
         for prompt, response in zip(prompts, responses, strict=True)
     ]
     return _pad(rows, pad, multiple)

@@ -161,8 +161,7 @@ class Engine:
         if wrong:
             raise UserError(f"weights of another model: {min(wrong)} is missing, unknown or of another shape")
         with torch.no_grad():
-            for name, tensor in own.items():
-                tensor.copy_(weights[name])
+            torch._foreach_copy_(list(own.values()), [weights[name] for name in own])
 
     def _own(self, dtype: torch.dtype) -> None:
         """Run a copy from now on."""

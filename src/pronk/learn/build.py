@@ -16,7 +16,7 @@ from pronk.errors import UserError
 from pronk.learn.learner import Learner
 from pronk.learn.optim import OptimConfig
 from pronk.learn.track import peak_flops
-from pronk.models.build import count, multiplied
+from pronk.models.build import compile_blocks, count, multiplied
 from pronk.models.config import ModelConfig
 from pronk.models.float8 import to_float8
 from pronk.parallel.shard import shard
@@ -121,9 +121,7 @@ def make_learner(
         folder = keep_compiled()
         if mesh is None or mesh.get_rank() == 0:
             print(f"compiling: the first steps take longer; what is compiled is kept in {folder}", flush=True)
-        stacks = [part for name, part in model.named_modules() if name.split(".")[-1] == "blocks"]
-        for block in (block for stack in stacks for block in stack.children()):
-            block.compile()
+        compile_blocks(model)
     if mesh is not None:
         shard(model, mesh)
     return Learner(

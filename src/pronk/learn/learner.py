@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from pronk.data.batch import IGNORE, Batch, Max, Mean, Metrics, Min
+from pronk.data.batch import IGNORE, Batch, Max, Mean, Metrics, Min, Pairs
 from pronk.learn.capture import Capture
 from pronk.learn.optim import Group, OptimConfig
 from pronk.models.heads import Output
@@ -80,7 +80,8 @@ class Learner:
                 self.capture.update(self._move, factors)
             else:
                 self._move(factors)
-        self.model.zero_grad(set_to_none=True)
+        for group in self.groups:
+            group.forget()
         self.steps += 1
         self.skipped += skip
         for group, height in zip(self.groups, heights):
@@ -192,7 +193,10 @@ def _factor(limit: float, norm: Tensor, scale: Tensor) -> Tensor:
 
 
 def _densely(batch: Batch) -> Batch:
-    """Rows of text whose targets are learned for the most part are worth computing in full: see Batch.dense."""
+    """Rows of text whose targets are learned for the most part are worth computing in full, and so are comparisons,
+    whose steps are small: see Batch.dense."""
+    if isinstance(batch, Pairs):
+        return replace(batch, dense=True)
     if type(batch) is not Batch or batch.targets.device.type != "cpu":
         return batch
     learned = int(np.count_nonzero(batch.targets.numpy() != IGNORE))  # torch would wake threads for this

@@ -32,9 +32,9 @@ def cross_entropy(output: Output, batch: Batch) -> tuple[Tensor, Tensor, Metrics
     return total, count, metrics
 
 
-def sequence_logps(output: Output, targets: Tensor) -> Tensor:
-    """Summed log-probability of each row's targets, nats: [B, T] -> [B]."""
-    return head_math.logps(output, targets)[0].sum(-1)
+def sequence_logps(output: Output, targets: Tensor, dense: bool = False) -> Tensor:
+    """Summed log-probability of each row's targets, nats: [B, T] -> [B]. dense: see logps."""
+    return head_math.logps(output, targets, dense=dense)[0].sum(-1)
 
 
 @torch.no_grad()
@@ -94,7 +94,7 @@ def dpo(beta: float = 0.1, form: Literal["dpo", "ipo"] = "dpo", smoothing: float
 
     def loss(output: Output, batch: Pairs) -> tuple[Tensor, Tensor, Metrics]:
         assert batch.ref_logps is not None
-        summed = sequence_logps(output, batch.targets.flatten(0, 1)).view(-1, 2)
+        summed = sequence_logps(output, batch.targets.flatten(0, 1), batch.dense).view(-1, 2)
         change = summed - batch.ref_logps
         gain, wins = beta * change, _wins(batch, smoothing)
         gap = gain[:, 0] - gain[:, 1]
@@ -119,7 +119,7 @@ def _halves(gap: Tensor, wins: Tensor) -> Tensor:
 
 def _summed(losses: Tensor, gap: Tensor, parts: dict[str, Tensor], batch: Pairs) -> tuple[Tensor, Tensor, Metrics]:
     """(sum, pairs, metrics); accuracy counts the pairs that are no ties, gaps of mere rounding as half right."""
-    pairs = torch.tensor(len(batch), device=gap.device)
+    pairs = torch.full((), len(batch), device=gap.device)
     decided = torch.ones_like(gap) if batch.strength is None else (batch.strength != 0).float()
     right = torch.where(gap.abs() < EVEN, 0.5, (gap > 0).float()) * decided
     metrics: Metrics = {name: Mean(value.detach().sum(), pairs) for name, value in parts.items()}

@@ -172,6 +172,11 @@ class Group:
             torch._foreach_mul_([g.to_local() if isinstance(g, DTensor) else g for g in moved], factor)
             optimizer.step()
 
+    def forget(self) -> None:
+        """Drop the gradients."""
+        for parameter in self.parameters.values():
+            parameter.grad = None
+
 
 def _optimizers(
     config: OptimConfig, parameters: dict[str, nn.Parameter], dtype: torch.dtype, graphs: bool

@@ -39,6 +39,13 @@ def to_scorer(model: Model) -> Scorer:
         return Scorer(model, c.width)
 
 
+def compile_blocks(model: nn.Module) -> None:
+    """Compile every block, in place: one of a kind costs its compiling once."""
+    for stack in (part for name, part in model.named_modules() if name.split(".")[-1] == "blocks"):
+        for block in stack.children():
+            block.compile()
+
+
 def eager(model: nn.Module) -> AbstractContextManager[Any]:
     """A context in which compiled blocks run as plain ones: for another mode or shape they would be compiled anew."""
     if any(module._compiled_call_impl is not None for module in model.modules()):

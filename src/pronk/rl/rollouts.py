@@ -162,7 +162,7 @@ class RolloutSource:
         on_gpu = self.device.type == "cuda"
         asked, answered = [s.prompt_ids for s in samples], [s.ids for s in samples]
         longest = max(len(s.prompt_ids) + len(s.ids) - 1 for s in samples)
-        multiple = GPU_MULTIPLE if on_gpu and longest > GPU_MULTIPLE else MULTIPLE
+        multiple = MULTIPLE if not on_gpu else GPU_MULTIPLE if longest > GPU_MULTIPLE else 1
         tokens, targets = pad_rollouts(asked, answered, pad=0, multiple=multiple)
         batch = Batch(tokens, targets, dense=on_gpu).map(lambda x: x.to(self.device))
         logps, values = self._judged(samples, batch)
