@@ -2,8 +2,8 @@
 
 usage: python bench/rlhf.py OUT [--seed 0] [--toy] [--part NAME]; python bench/rlhf.py OUT... --draw PICTURE
 Raises a storyteller, lets simulated people compare its answers, learns a reward model from them and aligns the
-storyteller with it. Parts, in order: base, honest, dazzled, best, dpo, reinforce, rloo, grpo, ppo, exploit; those after
-dazzled need no other and may run beside each other. Each leaves OUT/NAME.json and is skipped where that is there.
+storyteller with it. Parts, in order: base, honest, dazzled, best, dpo-0.3, dpo-0.1, dpo-0.03, reinforce, rloo, grpo,
+ppo, exploit; those after dazzled may run side by side. Each leaves OUT/NAME.json and is skipped where that is there.
 --draw prints the table of one or more seeds and draws true utility (gold) and the reward model's score (proxy) against
 the square root of KL (Gao et al. 2022, arXiv 2210.10760), with honest annotators and with such as "!" dazzles.
 """
@@ -51,14 +51,14 @@ class Sizes:
 
     width: int = 256
     layers: int = 6
-    stories: int = 20_000
-    requests: int = 60_000
+    stories: int = 10_000
+    requests: int = 40_000
     pretrain: int = 500  # steps
     sft: int = 2500
     rows: int = 32
     votes: int = 30_000
-    pairs: int = 32  # of a step of the reward model and of DPO
-    rounds: int = 100
+    pairs: int = 16  # of a step of the reward model; of DPO's, twice as many
+    rounds: int = 150
     asked: int = 1000  # prompts of a measurement
     n: int = 64
 
@@ -166,15 +166,12 @@ class Study:
         lines = path.read_text().splitlines() if path.exists() else []
         return {"curve": curve(out), "health": [json.loads(line) for line in lines]}
 
-    def dpo(self):
-        rows = {}
-        for beta in BETAS:
-            out = self.out / f"dpo-{beta}"
-            words = ("--model", self.folder, "--data", self.out / "honest" / "pairs.jsonl", "--beta", beta)
-            words += ("--epochs", 1, "--optim.lr", 2e-4, "--train.batch", self.sizes.pairs, "--train.save-every", 0)
-            pronk("dpo", *words, "--train.seed", self.seed, "--out", out)
-            rows[f"dpo, beta {beta}"] = self.judged(out / "model")
-        return {"row": rows}
+    def dpo(self, beta):
+        out = self.out / f"dpo-{beta}"
+        words = ("--model", self.folder, "--data", self.out / "honest" / "pairs.jsonl", "--beta", beta, "--epochs", 1)
+        words += ("--optim.lr", 2e-4, "--train.batch", 2 * self.sizes.pairs, "--train.save-every", 0)
+        pronk("dpo", *words, "--train.seed", self.seed, "--out", out)
+        return {"row": {f"dpo, beta {beta}": self.judged(out / "model")}}
 
     def best(self):
         """The best of n by the reward model, n = 1, 2, 4 ..; KL is its bound, log n - (n - 1) / n."""
@@ -219,7 +216,8 @@ def curve(out):
     return [np.sqrt(np.maximum(kl, 0)).tolist(), gold.tolist(), proxy.tolist()]
 
 
-PARTS = {"base": Study.base, "honest": Study.honest, "dazzled": Study.dazzled, "best": Study.best, "dpo": Study.dpo}
+PARTS = {"base": Study.base, "honest": Study.honest, "dazzled": Study.dazzled, "best": Study.best}
+PARTS |= {f"dpo-{beta}": lambda study, beta=beta: study.dpo(beta) for beta in BETAS}
 PARTS |= {name: lambda study, name=name: study.aligned(name) for name in ALGORITHMS}
 PARTS |= {"exploit": Study.exploit}
 
@@ -243,7 +241,9 @@ def tell(seeds):
     for name in ("well formed", "rank", "accuracy"):
         found = [facts[part][name] for facts in seeds for part in ("base", "honest") if name in facts[part]]
         print(f"{name}: " + ", ".join(f"{value:.3f}" for value in found))
-    print("exploit: " + " | ".join(line["health"] for facts in seeds for line in facts["exploit"]["health"][-1:]))
+    for facts in seeds:
+        named = [line for line in facts["exploit"]["health"] if "hacked" in line["health"]]
+        print(f"exploit: {named[0] if named else 'not named'}")
     rows = [{name: row for part in facts.values() for name, row in part.get("row", {}).items()} for facts in seeds]
     for name in rows[0]:
         columns = {key: [row[name][key] for row in rows] for key in rows[0][name]}
@@ -273,10 +273,11 @@ def draw(seeds, picture):
             roots, gold, _ = facts[name]["curve"]
             style = {"marker": mark, "markevery": max(1, len(roots) // 6), "markersize": 4, "lw": 1.0}
             left.plot(roots, gold, color=colour, label=named(name), **style)
-        for part, name, style in (("dpo", "dpo", {"ls": "", "marker": "v"}), ("best", "best of n", {"ls": ":"})):
-            rows = list(facts[part]["row"].values())
-            far = [math.sqrt(max(0.0, row["KL"])) for row in rows]
-            left.plot(far, [row["utility"] for row in rows], color="black", label=named(name), **style)
+        rows = {"best of n": list(facts["best"]["row"].values())}
+        rows["dpo"] = [row for beta in BETAS for row in facts[f"dpo-{beta}"]["row"].values()]
+        for name, style in (("dpo", {"ls": "", "marker": "v"}), ("best of n", {"ls": ":"})):
+            far = [math.sqrt(max(0.0, row["KL"])) for row in rows[name]]
+            left.plot(far, [row["utility"] for row in rows[name]], color="black", label=named(name), **style)
         roots, gold, proxy = facts["exploit"]["curve"]
         right.plot(roots, gold, color="#0072b2", label=named("true utility (gold)"))
         twin.plot(roots, proxy, "--", color="#d55e00", label=named("reward model (proxy)"))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import random
 import re
 
 import pytest
@@ -74,6 +75,19 @@ def test_reward_hacking_is_named_with_its_peak():
     assert words(60, reward__mean=proxy, gold__mean=lambda i: min(0.5, i / 40)) == []
     noisy = lambda i: 0.5 + 0.05 * math.sin(7 * i)  # noqa: E731
     assert words(60, reward__mean=proxy, gold__mean=noisy) == []
+
+
+@pytest.mark.parametrize(("rounds", "fall", "least", "most"), [(150, 0.0, 0, 1), (150, 0.2, 10, 10), (40, 0.4, 8, 10)])
+def test_a_slow_fall_is_told_from_noise(rounds, fall, least, most):
+    """Rounds of about a hundred samples, whose mean gold has an error of 0.12 (the story world's): of ten runs so many
+    are named by their end. A truth that stands still is not named though its best rounds look better than its last."""
+    found = 0
+    for seed in range(10):
+        dice = random.Random(seed)
+        truth = [0.65 - fall * max(0.0, i / rounds - 0.3) / 0.7 + dice.gauss(0, 0.12) for i in range(rounds)]
+        said = words(rounds, reward__mean=lambda i: i / rounds, gold__mean=lambda i, truth=truth: truth[i])
+        found += any("hacked" in line for line in said)
+    assert least <= found <= most
 
 
 def test_a_planted_exploit_is_detected():

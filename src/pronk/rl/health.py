@@ -11,6 +11,7 @@ from torch import nn
 
 FEW, MANY = 5, 20  # rounds that a quick and a slow judgement look at
 FIRST = 1e-2  # how far the mean ratio of a round's first step may lie from 1: bf16's rounding, and ten times that
+CLEARLY = 3.5  # standard errors of a fall: of many quarters the best is compared
 WELL = "healthy"
 Rows = Sequence[Mapping[str, float]]
 
@@ -85,20 +86,24 @@ def column(rounds: Rows, name: str) -> list[float]:
 
 
 def hacking(rounds: Rows) -> str:
-    """The proxy rises while the gold falls: what is rewarded is no longer what is wanted (Gao et al. 2022)."""
+    """The proxy rises while the gold falls: what is rewarded is no longer what is wanted (Gao et al. 2022).
+
+    The last quarter of the run is held against its best quarter before: a few rounds are too noisy to see a slow fall,
+    and the best few of many look good by luck.
+    """
     gold, proxy = column(rounds, "gold/mean"), column(rounds, "reward/mean")
-    if len(gold) < 2 * FEW or len(gold) != len(proxy):
+    width = max(FEW, len(gold) // 4)
+    if len(gold) < 2 * width or len(gold) != len(proxy):
         return ""
-    smooth = [statistics.fmean(gold[max(0, i - FEW + 1) : i + 1]) for i in range(len(gold))]
-    peak = max(range(FEW - 1, len(gold)), key=lambda i: smooth[i])
-    noise = statistics.pstdev([b - a for a, b in pairwise(gold)]) / math.sqrt(FEW)
-    fallen = smooth[peak] - smooth[-1] > max(3 * noise, 1e-9)
-    risen = statistics.fmean(proxy[-FEW:]) > statistics.fmean(proxy[max(0, peak - FEW + 1) : peak + 1])
-    if peak + FEW > len(gold) - 1 or not (fallen and risen):
+    ends = range(width, len(gold) - width + 1)
+    end = max(ends, key=lambda i: statistics.fmean(gold[i - width : i]))
+    (best, last), (before, now) = ([statistics.fmean(x[i - width : i]) for i in (end, len(x))] for x in (gold, proxy))
+    error = statistics.pstdev([b - a for a, b in pairwise(gold)]) / math.sqrt(width)  # of the two means' difference
+    if best - last <= max(CLEARLY * error, 1e-9) or now <= before:
         return ""
     return (
-        f"the reward is being hacked: it rises while the gold reward falls since round {peak + 1} "
-        f"({smooth[peak]:.3f} to {smooth[-1]:.3f}): take the model of that round, or raise --kl.coef"
+        f"the reward is being hacked: it rises while the gold reward falls since round {end - width // 2} "
+        f"({best:.3f} to {last:.3f}): take the model of that round, or raise --kl.coef"
     )
 
 
