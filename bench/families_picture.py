@@ -70,6 +70,8 @@ def picture(found, path):
 
 def dots(axes, found):
     """Three rows of dots with the families' names at the left."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
     names = list(found)[::-1]
     places = range(len(names))
     panels = defaultdict(dict)
@@ -82,11 +84,19 @@ def dots(axes, found):
         for number, (label, key) in enumerate(keys.items()):
             values = [found[name].get(key, math.nan) for name in names]
             one.plot(values, places, "os"[number], color=ON_LIGHT[number], label=label, markersize=6)
+        one.margins(x=0.06)
         if "loss" not in title:
             one.set_xscale("log")
+            one.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            one.xaxis.set_major_formatter(FuncFormatter(short))
+            one.xaxis.set_minor_formatter(NullFormatter())
         if len(keys) > 1:
             one.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.06), ncols=2)
     axes[0].set_yticks(list(places), names)
+
+
+def short(number, _):
+    return f"{number / 1e6:g}M" if number >= 1e6 else f"{number / 1e3:g}k" if number >= 1e3 else f"{number:g}"
 
 
 def curves(axes, group, names, found):
@@ -98,4 +108,5 @@ def curves(axes, group, names, found):
     axes.set_xticks([math.log2(tick) for tick in ticks], [f"{tick:,}" for tick in ticks])
     axes.axhline(1 / 8, color=INKS[False][0], linewidth=0.8, linestyle=":")
     axes.set_ylim(0, 1.04)
+    axes.margins(x=0.03)
     axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3)
