@@ -9,15 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pronk.models.jit import constexpr, jit, power, tl
+from pronk.models.jit import ceil, constexpr, jit, power, tl
 
 BLOCK = 16_384  # columns in registers at a time
+EVEN = 16  # columns that are read and written together
 
 
 @jit
 def _spend(
     logits: "Any", targets: "Any", keep: "Any", losses: "Any", stride: "Any",
-    V: "constexpr", KEEPS: "constexpr", WANTS: "constexpr", BLOCK: "constexpr",
+    V: "constexpr", WIDTH: "constexpr", KEEPS: "constexpr", WANTS: "constexpr", BLOCK: "constexpr",
 ) -> None:  # fmt: skip
     row = tl.program_id(0)
     place = logits + row.to(tl.int64) * stride
@@ -27,7 +28,8 @@ def _spend(
     highest, total = float("-inf"), 0.0
     for start in range(0, V, BLOCK):
         columns = start + tl.arange(0, BLOCK)
-        x = tl.load(place + columns, mask=columns < V, other=float("-inf")).to(tl.float32)
+        x = tl.load(place + columns, mask=columns < WIDTH, other=float("-inf")).to(tl.float32)
+        x = tl.where(columns < V, x, float("-inf"))
         peak = tl.maximum(highest, tl.max(x, 0))
         total = total * tl.exp(highest - peak) + tl.sum(tl.exp(x - peak), 0)
         highest = peak
@@ -36,15 +38,21 @@ def _spend(
     if WANTS:
         for start in range(0, V, BLOCK):
             columns = start + tl.arange(0, BLOCK)
-            x = tl.load(place + columns, mask=columns < V, other=float("-inf")).to(tl.float32)
-            slope = tl.exp(x - log_sum) - tl.where(columns == target, 1.0, 0.0)
-            tl.store(place + columns, slope * weight, mask=columns < V)
+            x = tl.load(place + columns, mask=columns < WIDTH, other=float("-inf")).to(tl.float32)
+            slope = tl.where(columns < V, tl.exp(x - log_sum), 0.0) - tl.where(columns == target, 1.0, 0.0)
+            tl.store(place + columns, slope * weight, mask=columns < WIDTH)
+
+
+def width(logits: Tensor) -> int:
+    """Columns to read and write: V, or a few more of rows that are wider, since an odd number is read one by one."""
+    V = logits.shape[1]
+    return min(logits.stride(0), ceil(V, EVEN) * EVEN)
 
 
 def spend(logits: Tensor, targets: Tensor, keep: Tensor | None, wants: bool) -> Tensor:
     """Losses [N], float32, of logits [N, V] and targets [N]; with `wants`, logits become the gradient of their sum.
 
-    logits may be a part of wider rows. keep [N]: 1 for rows that count, 0 for others; None = all count.
+    logits may be the first columns of wider rows; up to EVEN - 1 columns after them then become zeros. keep [N]: 1 for rows that count, 0 for others; None = all count.
     """
     N, V = logits.shape
     losses = torch.empty(N, dtype=torch.float32, device=logits.device)
@@ -52,7 +60,7 @@ def spend(logits: Tensor, targets: Tensor, keep: Tensor | None, wants: bool) -> 
     if N:
         _spend[(N,)](
             *(logits, targets, targets if keep is None else keep, losses, logits.stride(0)),
-            *(V, keep is not None, wants, block),
+            *(V, width(logits), keep is not None, wants, block),
             num_warps=16,
         )
     return losses
