@@ -52,7 +52,8 @@ def width(logits: Tensor) -> int:
 def spend(logits: Tensor, targets: Tensor, keep: Tensor | None, wants: bool) -> Tensor:
     """Losses [N], float32, of logits [N, V] and targets [N]; with `wants`, logits become the gradient of their sum.
 
-    logits may be the first columns of wider rows; up to EVEN - 1 columns after them then become zeros. keep [N]: 1 for rows that count, 0 for others; None = all count.
+    logits may be the first columns of wider rows; up to EVEN - 1 columns after them then become zeros.
+    keep [N]: 1 for rows that count, 0 for others; None = all count.
     """
     N, V = logits.shape
     losses = torch.empty(N, dtype=torch.float32, device=logits.device)
