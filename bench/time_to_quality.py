@@ -5,8 +5,9 @@ Two texts: character Shakespeare (the last tenth validates) and stories of pronk
 last twentieth). All train on random windows of the same tokens, 64 x 256 a step, compiled, in bf16. The plain GPT has
 nanoGPT's recipe for Shakespeare: 6 layers, 384 wide, dropout 0.2, AdamW 1e-3 to 1e-4 by a cosine, 5,000 steps. The
 stated loss is its least in Shakespeare and, without dropout, in 2,000 steps on stories, rounded up. pronk has the shape
-and recipe of runs/shakespeare-gpu.toml; AdamW differs in its rates alone. Seconds are of steps, evaluations apart;
-those of the first 5, in which everything is compiled, are told beside them. --toy is a dry run on a CPU.
+and recipe of runs/shakespeare-gpu.toml; AdamW differs in its rates alone. First a step of each is timed while nothing
+else runs; then all train side by side. Seconds are steps times seconds a step: compiling and evaluating are left out,
+and what compiling takes is told. --toy is a dry run on a CPU.
 """
 
 import json
@@ -18,10 +19,14 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save_file
 from shakespeare_cpu import GPT
+from side_by_side import Side, pause
 
 from pronk.data.batch import Batch
 from pronk.evals.likelihood import mean_loss
@@ -38,7 +43,7 @@ RUN = tomllib.loads((Path(__file__).parent.parent / "runs" / "shakespeare-gpu.to
 TOY = "--toy" in sys.argv
 DEVICE = "cpu" if TOY else "cuda"
 ROWS, LENGTH = (4, 32) if TOY else (64, 256)
-WARM = 5  # steps in which everything is compiled
+WARM, TIMED = (2, 3) if TOY else (8, 100)  # steps in which everything is compiled; steps that are timed
 PLAIN, MUON, ADAMW = "plain GPT, AdamW", "pronk, Muon", "pronk, AdamW"
 
 
@@ -48,7 +53,7 @@ def of_shakespeare(path):
     letters = {c: i for i, c in enumerate(sorted(set(text)))}
     ids = torch.tensor([letters[c] for c in text])
     border = int(0.9 * len(ids))
-    steps = {PLAIN: 5000, MUON: RUN["train"]["steps"], ADAMW: 2500}
+    steps = dict.fromkeys((PLAIN, MUON, ADAMW), 25) if TOY else {PLAIN: 5000, MUON: RUN["train"]["steps"], ADAMW: 2500}
     return ids[:border], ids[border:], len(letters), RUN["model"]["dropout"], steps
 
 
@@ -62,7 +67,8 @@ def of_stories():
     tokenizer = bpe.train(texts[:5000], "bytelevel", 1024)
     ids = torch.tensor([i for one in tokenizer.encode_batch(texts) for i in (*one, tokenizer.eos)])
     border = int(0.95 * len(ids))
-    return ids[:border], ids[border:], tokenizer.size, 0.0, {PLAIN: 2000, MUON: 800, ADAMW: 1000}
+    steps = dict.fromkeys((PLAIN, MUON, ADAMW), 25) if TOY else {PLAIN: 2000, MUON: 800, ADAMW: 1000}
+    return ids[:border], ids[border:], tokenizer.size, 0.0, steps
 
 
 def windows(ids, dice):
@@ -133,54 +139,94 @@ def pronk(vocab, dropout, steps, optimizer):
     )
 
 
-def train(step, evaluate, ids, batches, steps, stop):
-    """[(seconds, loss)] every so many steps, and the seconds of the warm ones. Ends at a loss of `stop`."""
-    dice, curve_of, seconds, warm = torch.Generator().manual_seed(0), [], 0.0, 0.0
-    looks = max(WARM, steps // 25)
-    started = time.perf_counter()
-    for number in range(1, steps + 1):
-        step(*windows(ids, dice))
-        if number in (WARM, steps) or number % looks == 0:
-            if not TOY:
-                torch.cuda.synchronize()
-            seconds += time.perf_counter() - started
-            if number == WARM:
-                warm, seconds = seconds, 0.0
-            else:
-                curve_of.append((seconds, evaluate(batches)))
-                if curve_of[-1][1] <= stop:
-                    break
-            started = time.perf_counter()
-    return curve_of, warm
-
-
-def compare(name, ids, held, vocab, dropout, steps, out):
+def one_side(who, file, vocab, dropout, steps):
+    """In a process of its own: compile, time steps, train."""
+    pick_device(DEVICE)
     torch.manual_seed(0)
-    batches, curves, stop = validation(held), {}, 0.0
-    for who in (PLAIN, MUON, ADAMW):
-        count = 20 if TOY else steps[who]
-        kinds = {MUON: "muon", ADAMW: "adamw"}
-        sides = plain(vocab, dropout, count) if who == PLAIN else pronk(vocab, dropout, count, kinds[who])
-        found, warm = train(*sides, ids, batches, count, stop)
-        torch._dynamo.reset()
-        if who == PLAIN:
-            stop = math.ceil(100 * min(loss for _, loss in found)) / 100
-        reached = next((seconds for seconds, loss in found if loss <= stop), None)
-        curves[who] = tuple(zip(*found))
-        line = {"text": name, "who": who, "stated loss": stop, "seconds to it": reached, "first steps": warm}
-        line |= {"least loss": min(loss for _, loss in found), "seconds in all": found[-1][0], "steps": count}
+    with safe_open(file, "pt") as tensors:
+        ids, batches = tensors.get_tensor("train"), validation(tensors.get_tensor("validation"))
+    kinds, started = {MUON: "muon", ADAMW: "adamw"}, time.perf_counter()
+    step, evaluate = plain(vocab, dropout, steps) if who == PLAIN else pronk(vocab, dropout, steps, kinds[who])
+    dice, losses = torch.Generator().manual_seed(0), []
+
+    def run(count):
+        begun = time.perf_counter()
+        for _ in range(count):
+            step(*windows(ids, dice))
+        if not TOY:
+            torch.cuda.synchronize()
+        return (time.perf_counter() - begun) / count
+
+    run(WARM)
+    pause(compiled=time.perf_counter() - started)
+    pause(seconds=run(TIMED))
+    for done in range(WARM + TIMED, steps, max(1, steps // 25)):
+        run(min(max(1, steps // 25), steps - done))
+        losses.append((min(done + max(1, steps // 25), steps), evaluate(batches)))
+    pause(losses=losses)
+
+
+def prepared(name, text, folder):
+    """A text's three sides, started: {who: side}."""
+    ids, held, vocab, dropout, steps = text
+    file = f"{folder}/{name}.safetensors"
+    save_file({"train": ids, "validation": held[:2000].clone() if TOY else held}, file)
+    mode = ["--toy"] if TOY else []
+    return {
+        who: Side(f"{name} {who}", __file__, "--one", who, file, str(vocab), str(dropout), str(count), *mode)
+        for who, count in steps.items()
+    }
+
+
+def report(name, found, out):
+    """found: {who: (compiled, seconds a step, losses)}."""
+    if PLAIN not in found:
+        return
+    stop = math.ceil(100 * min(loss for _, loss in found[PLAIN][2])) / 100
+    for who, (compiled, seconds, losses) in found.items():
+        reached = next((seconds * step for step, loss in losses if loss <= stop), None)
+        line = {"text": name, "who": who, "stated loss": stop, "seconds to it": reached, "ms a step": 1e3 * seconds}
+        line |= {"least loss": min(loss for _, loss in losses), "steps": losses[-1][0], "compiling": compiled}
         print(json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in line.items()}), flush=True)
+    lines = {
+        who: ([seconds * step for step, _ in losses], [loss for _, loss in losses])
+        for who, (_, seconds, losses) in found.items()
+    }
     curve(
-        out / f"time-to-quality-{name}.png", curves, f"{name}: validation loss", "nats per token", "seconds of training"
+        out / f"time-to-quality-{name}.png", lines, f"{name}: validation loss", "nats per token", "seconds of training"
     )
 
 
 def main(path, out="docs", *rest):
-    pick_device(DEVICE)
     out = Path(out if not out.startswith("--") else "docs")
-    compare("shakespeare", *of_shakespeare(path), out)
-    compare("stories", *of_stories(), out)
+    with TemporaryDirectory() as folder:
+        sides = {
+            name: prepared(name, text, folder)
+            for name, text in (("shakespeare", of_shakespeare(path)), ("stories", of_stories()))
+        }
+        flat = {(name, who): side for name, trio in sides.items() for who, side in trio.items()}
+        compiled = {key: side.hear() for key, side in flat.items()}
+        timed = {}
+        for key, side in flat.items():  # one by one
+            side.go()
+            timed[key] = side.hear()
+        for side in flat.values():
+            side.go()
+        for name, trio in sides.items():
+            told = {who: side.hear(900) for who, side in trio.items()}
+            found = {
+                who: (compiled[name, who]["compiled"], timed[name, who]["seconds"], facts["losses"])
+                for who, facts in told.items()
+                if facts is not None
+            }
+            report(name, found, out)
+        for side in flat.values():
+            side.stop()
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    if "--one" in sys.argv:
+        who, file, vocab, dropout, steps = sys.argv[2:7]
+        one_side(who, file, int(vocab), float(dropout), int(steps))
+    else:
+        main(*sys.argv[1:])

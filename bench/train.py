@@ -16,9 +16,10 @@ import subprocess
 import sys
 from dataclasses import dataclass, replace
 from functools import partial
-from threading import Event, Thread, Timer
+from threading import Timer
 
 import torch
+from side_by_side import Side, pause
 from train_peers import nanogpt_step, transformers_step
 
 from pronk.data.batch import IGNORE, Batch, Pairs, Rollouts
@@ -58,17 +59,17 @@ def llama(width, layers, heads, kv_heads, ffn_dim, vocab=32000, context=2048):
 
 
 SMALL = Row(llama(768, 12, 12, 12, 2048), 32, 1024, (1, 1), "transformers")
-LARGE = Row(llama(2048, 22, 32, 4, 5632), 8, 2048, (2, 3), "transformers", recompute=0.1)
+LARGE = Row(llama(2048, 22, 32, 4, 5632), 8, 2048, (3, 4), "transformers", recompute=0.1)
 SLICE = llama(4096, 4, 32, 8, 14336, vocab=128_256, context=32_768)
 ROWS = {
     "llama-134m": SMALL,
-    "gpt2": Row(ModelConfig(**PRESETS["gpt2"]), 32, 1024, (1, 1), "nanogpt"),
-    "story-15m": Row(llama(288, 6, 6, 6, 768), 128, 512, (1, 1), "transformers"),
+    "gpt2": Row(ModelConfig(**PRESETS["gpt2"]), 32, 1024, (2, 2), "nanogpt"),
+    "story-15m": Row(llama(288, 6, 6, 6, 768), 128, 512, (1, 2), "transformers"),
     "llama-1.1b": LARGE,
-    "llama-1.1b-float8": replace(LARGE, waves=(5,), peer="", float8=True),
-    "8b-slice": Row(SLICE, 1, 8192, (3, 4), "transformers"),
-    "8b-slice-32k": Row(SLICE, 1, 32_768, (4,), recompute=0.1),
-    **{name: replace(SMALL, waves=(2,), update=name) for name in ("packed", "sft", "dpo", "reward", "grpo")},
+    "llama-1.1b-float8": replace(LARGE, waves=(1,), peer="", recompute=0.0, float8=True),
+    "8b-slice": Row(SLICE, 1, 8192, (4, 5), "transformers"),
+    "8b-slice-32k": Row(SLICE, 1, 32_768, (5,), recompute=0.1),
+    **{name: replace(SMALL, waves=(3,), update=name) for name in ("packed", "sft", "dpo", "reward", "grpo")},
 }
 
 
@@ -153,9 +154,6 @@ def limit(row, parameters, active, products, copied):
     return matmul + attention + optimizer + stream
 
 
-# ── one measurement a process: prints "idle", waits for a line, compiles, prints "ready", waits, prints what it found
-
-
 def clock():
     """MHz of the GPU's processors now, and watts."""
     query = ["nvidia-smi", "--query-gpu=clocks.sm,power.draw", "--format=csv,noheader,nounits"]
@@ -163,12 +161,12 @@ def clock():
     return [float(part) for part in said[torch.cuda.current_device()].split(",")]
 
 
-def child(name, who, seconds):
+def measured(name, who, seconds):
+    """In a process of its own: start, compile, measure."""
     row = ROWS[name]
     if who != "pronk" and row.peer == "transformers":
         import transformers  # noqa: F401  while others are still at work
-    print("idle", flush=True)
-    sys.stdin.readline()
+    pause()
     pick_device("cuda")
     facts = {}
     if who == "pronk":
@@ -180,49 +178,14 @@ def child(name, who, seconds):
     for _ in range(6):
         step()
     torch.cuda.synchronize()
-    print("ready", flush=True)
-    sys.stdin.readline()
+    pause()
     steps = max(5, math.ceil(seconds / timed(step, 2, 2)))
     seen = []
     watch = Timer(0.6 * seconds, lambda: seen.extend(clock()))
     watch.start()
     facts |= {"seconds": timed(step, steps, 0), "GiB": torch.cuda.max_memory_allocated() / 2**30}
     watch.join()
-    print(json.dumps(facts | {"MHz": seen[0], "watts": seen[1]}), flush=True)
-
-
-class Measurement:
-    """A child process and what it says."""
-
-    def __init__(self, name, who, seconds):
-        self.name, self.who, self.found, self.said = name, who, None, []
-        command = [sys.executable, __file__, "--one", name, who, seconds]
-        pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, text=True)
-        self.idle, self.ready, self.over = Event(), Event(), Event()
-        Thread(target=self.listen, daemon=True).start()
-
-    def listen(self):
-        for line in self.process.stdout:
-            self.said.append(line)
-            if line.startswith("{"):
-                self.found = json.loads(line)
-            {"idle": self.idle, "ready": self.ready}.get(line.strip(), Event()).set()
-        for event in (self.idle, self.ready, self.over):
-            event.set()
-
-    def go(self):
-        if self.process.poll() is None:
-            self.process.stdin.write("go\n")
-            self.process.stdin.flush()
-
-    def result(self):
-        self.go()
-        self.over.wait(120)
-        self.process.kill()
-        if self.found is None:
-            print(f"{self.name} {self.who} failed: {''.join(self.said)[-300:]}", flush=True)
-        return self.found
+    pause(**facts, MHz=seen[0], watts=seen[1])
 
 
 def show(name, row, ours, peer, base, roof):
@@ -247,9 +210,9 @@ def main(words):
     if "--alone" in words:
         chosen = {name: replace(row, waves=row.waves[:1]) for name, row in chosen.items()}
     sides = {(name, who): wave for name, row in chosen.items() for who, wave in row.sides()}
-    all_of = {side: Measurement(*side, seconds) for side in sides}
+    all_of = {side: Side(" ".join(side), __file__, "--one", *side, seconds) for side in sides}
     for one in all_of.values():
-        one.idle.wait()
+        one.hear()
     roof = roofs()
     torch.cuda.empty_cache()
     facts = {"device": torch.cuda.get_device_name(), "torch": torch.__version__}
@@ -260,8 +223,11 @@ def main(words):
         for one in members.values():
             one.go()
         for one in members.values():
-            one.ready.wait()
-        results |= {side: one.result() for side, one in members.items()}
+            one.hear()
+        for side, one in members.items():
+            one.go()
+            results[side] = one.hear()
+            one.stop()
         for name in [n for n, row in chosen.items() if row.sides() and max(row.waves) == wave]:
             row, ours, base = chosen[name], results[name, "pronk"], results.get(("llama-134m", "pronk"))
             if ours is not None:
@@ -270,7 +236,7 @@ def main(words):
 
 if __name__ == "__main__":
     if "--one" in sys.argv:
-        child(*sys.argv[2:4], float(sys.argv[4]))
+        measured(*sys.argv[2:4], float(sys.argv[4]))
     elif "--cpu" in sys.argv:
         import train_cpu
 
