@@ -58,7 +58,7 @@ class _CrossEntropy(torch.autograd.Function):
                 grad_bias += errors[:, :V].sum(0, dtype=torch.float32)
             grad_hidden[part] = errors @ matrix
             if grad_weight is not None:
-                grad_weight += errors.T @ inputs[part]
+                _add_product(grad_weight, errors, inputs[part])
         ctx.save_for_backward(grad_hidden, None if grad_weight is None else grad_weight[:V], grad_bias)
         ctx.mark_non_differentiable(losses)
         return losses.sum(), losses
@@ -67,6 +67,14 @@ class _CrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
         found = [None if grad is None else grad * grads[0] for grad in ctx.saved_tensors]
         return *found, None, None, None
+
+
+def _add_product(total: Tensor, errors: Tensor, inputs: Tensor) -> None:
+    """total += errors^T inputs; on a GPU the product of bfloat16 itself adds to a float32 total."""
+    if total.is_cuda and total.dtype != errors.dtype:
+        torch.addmm(total, errors.T, inputs, out_dtype=total.dtype, out=total)
+    else:
+        total += errors.T @ inputs
 
 
 def _widening(weight: Tensor) -> int:
@@ -131,7 +139,7 @@ class _Logps(torch.autograd.Function):
             if grad_hidden is not None:
                 grad_hidden[part] = slopes @ matrix
             if grad_weight is not None:
-                grad_weight += slopes.T @ inputs[part]
+                _add_product(grad_weight, slopes, inputs[part])
             if grad_bias is not None:
                 grad_bias += slopes[:, :V].sum(0, dtype=torch.float32)
         return grad_hidden, None if grad_weight is None else grad_weight[:V], grad_bias, None, None
