@@ -327,17 +327,6 @@ def test_each_prompt_comes_once_an_epoch():
     assert names[:10] != list(range(10))
 
 
-def test_each_prompt_is_encoded_once():
-    """A chat template takes as long as all else that a small model's round does on the host."""
-    asked = []
-    source = source_of(model(), max_tokens=1)
-    source.encode = lambda prompt: asked.append(prompt) or prompt.meta["ids"]
-    for _ in range(3):
-        assert [s.prompt_ids for s in source.sample()] == [s.prompt.meta["ids"] for s in source.sample()]
-        source.round += 1
-    assert len(asked) == len(PROMPTS)
-
-
 def test_a_round_may_hold_more_prompts_than_there_are():
     """Then it takes up the next epochs' orders."""
     source = source_of(model(), prompts=PROMPTS[:3], n=1, max_tokens=1)

@@ -105,7 +105,7 @@ def run(config: Config) -> None:
 def show(config: Config, device: torch.device) -> None:
     policy, tokenizer = huggingface.load(config.model, device)
     attach(policy, config.lora, config.train.seed)
-    longest = read(config, policy, tokenizer)[1]
+    longest = max(map(len, read(config, policy, tokenizer)[1]))
     rows = config.rollout.minibatch or config.rollout.prompts * config.rollout.n
     shape = replace(config.train, batch=rows, length=longest + config.rollout.max_tokens)
     copies, beside = 1 if config.kl.coef and not config.lora.rank else 0, critic_parameters(config, policy)
@@ -116,7 +116,8 @@ def align(asked: Config, device: torch.device, mesh: DeviceMesh | None) -> None:
     config, out = whole_rounds(asked), Path(asked.out)
     policy, tokenizer = huggingface.load(config.model, device)
     attach(policy, config.lora, config.train.seed)
-    prompts, _ = read(config, policy, tokenizer)
+    prompts, asked_ids = read(config, policy, tokenizer)
+    ids = {id(prompt): one for prompt, one in zip(prompts, asked_ids)}
     with Run(out, "rl", config.train, settings(asked), mesh) as holder, holder.track() as track:
         torch.manual_seed(config.train.seed)
         whole, learner = prepare(config, policy, mesh)
@@ -126,7 +127,7 @@ def align(asked: Config, device: torch.device, mesh: DeviceMesh | None) -> None:
             _engine(config, policy, tokenizer, learner.precision == "bf16"),
             policy,
             prompts,
-            partial(encode, config, tokenizer),
+            lambda prompt: ids[id(prompt)],  # a chat template takes long to write them again in every epoch
             end_of_turn(tokenizer) if config.chat else tokenizer.eos,
             rewards(config.reward, config.reward_text, learner.compute, device),
             algorithm,
@@ -189,10 +190,11 @@ def settings(config: Config) -> dict[str, Any]:
     return flat(config, FREE) | {"weights of --model": digest(*weights), "contents of --prompts": digest(*asked)}
 
 
-def read(config: Config, policy: Model, tokenizer: Tokenizer) -> tuple[list[Prompt], int]:
-    """The prompts, each with room for an answer, and the tokens of the longest."""
+def read(config: Config, policy: Model, tokenizer: Tokenizer) -> tuple[list[Prompt], list[list[int]]]:
+    """The prompts, each with room for an answer, and their ids."""
     found = read_asked("rl", config.prompts, config.strict)
-    longest = max(len(encode(config, tokenizer, prompt)) for prompt in found)
+    ids = [encode(config, tokenizer, prompt) for prompt in found]
+    longest = max(map(len, ids))
     if longest + config.rollout.max_tokens > policy.config.context:
         room = policy.config.context - longest
         raise UserError(
@@ -200,7 +202,7 @@ def read(config: Config, policy: Model, tokenizer: Tokenizer) -> tuple[list[Prom
             f"leaves the model's context of {policy.config.context}: "
             + (f"set --rollout.max-tokens {room}" if room > 0 else "shorten the prompts")
         )
-    return found, longest
+    return found, ids
 
 
 def prepare(config: Config, policy: Model, mesh: DeviceMesh | None = None) -> tuple[nn.Module, Learner]:

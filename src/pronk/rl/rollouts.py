@@ -25,7 +25,7 @@ from pronk.rl.kl import KLConfig, adapted
 from pronk.rl.rewards import Given, Reward, placed
 from pronk.rl.share import Share
 
-MULTIPLE, GPU_MULTIPLE = 8, 32  # on a GPU, rows of one length, so that few shapes are met and steps can be captured
+MULTIPLE, GPU_MULTIPLE = 4, 32  # on a GPU, rows of one length, so that few shapes are met and steps can be captured
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,6 @@ class RolloutSource:
         self.share.check("--rollout.minibatch", config.minibatch)
         self.round, self.coef, self.border, self.stopped, self.first = 0, self.kl.coef, True, False, False
         self.device = next(policy.parameters()).device
-        self.known: dict[int, list[int]] = {}
 
     def __iter__(self) -> Iterator[Rollouts]:
         while True:
@@ -146,8 +145,8 @@ class RolloutSource:
         """One round of answers from the present policy."""
         self.refresh()
         self.engine.load(self.policy)
-        turn = self._turn()
-        prompts, ids = [self.prompts[i] for i in turn], [self._ids(i) for i in turn]
+        prompts = [self.prompts[i] for i in self._turn()]
+        ids = [self.encode(prompt) for prompt in prompts]
         c = self.config
         seeds = [_number(self.seed, "sample", self.round, i) for i in range(len(prompts))]
         how = [Sampling(c.max_tokens, c.temperature, n=c.n, stop=(self.stop,), seed=s) for s in seeds]
@@ -259,12 +258,6 @@ class RolloutSource:
 
     def _read(self, output: Output, part: Batch) -> Tensor:
         return head_math.logps(output, part.targets, self.config.temperature, part.dense)[0]
-
-    def _ids(self, index: int) -> list[int]:
-        """A prompt's ids. A template takes long to write one, so each is kept for when it comes again."""
-        if index not in self.known:
-            self.known[index] = self.encode(self.prompts[index])
-        return self.known[index]
 
     def _turn(self) -> list[int]:
         """Indices of this round's prompts: each prompt comes once before any comes again, in a seeded order."""
