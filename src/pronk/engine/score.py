@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -58,8 +59,8 @@ def groups(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
 def pad_right(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     """Ids [B, T], filled up with 0 (any id does: nothing sees it), and the place of each row's last token [B]."""
     T = _up(max(len(row) for row in rows))
-    padded = torch.tensor([[*row, *([0] * (T - len(row)))] for row in rows])
-    return padded, torch.tensor([len(row) - 1 for row in rows])
+    padded = np.array([[*row, *([0] * (T - len(row)))] for row in rows], np.int64)  # reads lists faster than torch
+    return torch.from_numpy(padded), torch.tensor([len(row) - 1 for row in rows])
 
 
 def _up(length: int) -> int:
