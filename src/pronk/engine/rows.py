@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -92,8 +93,8 @@ class Rows:
             filters = (1.0, 0.0) if greedy else (s.top_p, s.min_p)
             real.append([s.temperature, *filters, s.repetition_penalty])
             stops.append([*s.stop, *[NOWHERE] * (self.stops.shape[1] - len(s.stop))])
-        self.whole[rows] = torch.tensor(whole, device=self.device)
-        self.real[rows] = torch.tensor(real, device=self.device)
+        for column, values, kind in ((self.whole, whole, np.int64), (self.real, real, np.float32)):
+            column[rows] = torch.from_numpy(np.array(values, kind)).to(self.device)  # reads lists faster than torch
         self.stops[rows] = torch.tensor(stops, dtype=torch.int64, device=self.device)
         self.done[rows] = False
         self.refill(rows)
