@@ -15,7 +15,7 @@ import json
 import re
 import time
 from contextlib import nullcontext
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -53,12 +53,18 @@ def xformers(q, k, v):
     return ops.memory_efficient_attention(*inside, attn_bias=ops.LowerTriangularMask()).transpose(1, 2)
 
 
-def flex(T, device):
+@cache
+def flex_kernel(T, device):
+    """Made where it is first asked for: its import and compiler take seconds."""
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
     mask = create_block_mask(lambda b, h, i, j: i >= j, None, None, T, T, device=device)
     run = torch.compile(flex_attention, dynamic=False) if device == "cuda" else flex_attention
-    return lambda q, k, v: run(q, k, v, block_mask=mask)
+    return partial(run, block_mask=mask)
+
+
+def flex(q, k, v):
+    return flex_kernel(q.shape[2], q.device.type)(q, k, v)
 
 
 def cores(T, device):
@@ -68,7 +74,7 @@ def cores(T, device):
     found["naive, float32 softmax"] = partial(naive, future, torch.float32), nullcontext
     found["xformers"] = xformers, nullcontext
     found |= {name: (sdpa, partial(sdpa_kernel, backend)) for name, backend in BACKENDS.items()}
-    return found | {"sdpa, torch's choice": (sdpa, nullcontext), "flex": (flex(T, device), nullcontext)}
+    return found | {"sdpa, torch's choice": (sdpa, nullcontext), "flex": (flex, nullcontext)}
 
 
 # ── layers
@@ -179,11 +185,12 @@ def of_length(T, layers, args):
     found, calls = cores(T, args.device), [partial(layer, x) for layer in layers]
     set_core(layers, found["naive"][0])
     wanted, layer_wanted = found["naive"][0](q, k, v), calls[0]()
-    yield "layer", "naive, graph", partial(graphed, calls, layer_wanted, nullcontext, args)
     for name, (core, context) in found.items():
         set_core(layers, core)
         yield "core", name, partial(measure, [partial(core, q, k, v)] * len(layers), wanted, context, args)
         yield "layer", name, partial(measure, calls, layer_wanted, context, args)
+    set_core(layers, found["naive"][0])
+    yield "layer", "naive, graph", partial(graphed, calls, layer_wanted, nullcontext, args)
     joined = [partial(Joined(layer), x) for layer in layers]
     for name in ("flash", "cudnn"):
         context = partial(sdpa_kernel, BACKENDS[f"sdpa {name}"])
@@ -217,18 +224,17 @@ def of_pronk(x, layers, wanted, args):
         yield "layer", "pronk, cudnn, compiled", partial(measure, calls, turned, context, args)
 
 
-def table(rows):
-    ms = {(row["T"], row["part"], row["name"]): row["ms"] for row in rows if "ms" in row}
-    lines = [f"{'tokens':>6} {'part':5} {'':24} {'ms':>8} {'x naive':>8} {'x f32':>6} {'MiB':>7} {'rounds':>6}"]
-    for row in sorted(rows, key=lambda row: row["part"]):
-        start = f"{row['T']:>6} {row['part']:5} {row['name']:24}"
-        if "failed" in row:
-            lines.append(f"{start} {row['failed']}")
-            continue
-        times = [ms.get((row["T"], row["part"], n), 0) / row["ms"] for n in ("naive", "naive, float32 softmax")]
-        figures = f"{row['ms']:8.4f} {times[0]:8.2f} {times[1]:6.2f} {row['mib']:7.0f} {row['iterations']:6}"
-        lines.append(f"{start} {figures}")
-    return "\n".join(lines)
+HEAD = f"{'tokens':>6} {'part':5} {'':24} {'ms':>8} {'x naive':>8} {'x f32':>6} {'MiB':>7} {'rounds':>6}"
+
+
+def line(row, rows):
+    """One row beside both naive ones among the rows of its length and part."""
+    start = f"{row['T']:>6} {row['part']:5} {row['name']:24}"
+    if "failed" in row:
+        return f"{start} {row['failed']}"
+    beside = {one["name"]: one.get("ms", 0.0) for one in rows if (one["T"], one["part"]) == (row["T"], row["part"])}
+    times = [beside.get(name, 0.0) / row["ms"] for name in ("naive", "naive, float32 softmax")]
+    return f"{start} {row['ms']:8.4f} {times[0]:8.2f} {times[1]:6.2f} {row['mib']:7.0f} {row['iterations']:6}"
 
 
 def settings():
@@ -260,11 +266,12 @@ def main():
         layers = [Separate(args.width, args.heads).to(args.dtype) for _ in range(args.layers)]
     rows, out = [], Path(args.out)
     out.parent.mkdir(parents=True, exist_ok=True)
+    print(HEAD, flush=True)
     for T in args.lengths:
-        todo = (row for row in of_length(T, layers, args) if re.search(args.match, row[1]))
-        found = [{"T": T, "part": part, "name": row, **run()} for part, row, run in todo]
-        print(table(found), flush=True)
-        rows += found
+        for part, row, run in of_length(T, layers, args):
+            if re.search(args.match, row):
+                rows.append({"T": T, "part": part, "name": row, **run()})
+                print(line(rows[-1], rows), flush=True)
         out.write_text(json.dumps({"device": name, "torch": torch.__version__, "rows": rows}, indent=2) + "\n")
 
 

@@ -32,7 +32,7 @@ def test_attention(run, tmp_path, capsys):
 def test_families(run, tmp_path, capsys):
     words = ["--toy", "--out", str(tmp_path)]
     run("families", *words, "--part", "data")
-    for part in ("loss", "recall", "speed"):
+    for part in ("loss", "recall", "pace", "decode"):
         run("families", *words, "--part", part, "--only", "gru with attention", "mistral")
     (tmp_path / "families" / "device.json").write_text('{"device": "CPU", "torch": "2"}')
     run("families", *words, "--part", "draw")
