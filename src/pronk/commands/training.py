@@ -45,11 +45,11 @@ FREE = (  # may change when a run goes on
 
 AT_LEAST_ONE = (
     *("train.steps", "train.batch", "train.length", "train.log_every", "train.keep"),
-    *("rollout.prompts", "rollout.n", "rollout.max_tokens", "rollout.forward"),
+    *("rollout.prompts", "rollout.n", "rollout.max_tokens"),
     *("model.width", "model.layers", "model.heads", "model.context", "model.multiple_of"),
 )
 AT_LEAST_ZERO = (
-    *("train.micro_batch", "train.eval_every", "train.save_every", "rollout.minibatch"),
+    *("train.micro_batch", "train.eval_every", "train.save_every", "rollout.minibatch", "rollout.forward"),
     *(f"{group}.{name}" for group in ("optim", "critic_optim") for name in ("lr", "adam_lr", "weight_decay", "clip")),
 )
 

@@ -14,6 +14,7 @@ from pronk.engine.quick import Quick, Runs, has_kernels, quicken
 from pronk.engine.rows import Rows
 from pronk.engine.scheduler import Scheduler
 from pronk.engine.sequence import Completion, Piece, Request, Sampling
+from pronk.engine.share import SharedRoom, shares
 from pronk.engine.step import GraphRoom, Room
 from pronk.engine.text import Decode, TextStream, cut
 from pronk.errors import UserError
@@ -259,7 +260,7 @@ class Engine:
         fused = has_kernels(self.model)
         rows = Rows(slots, length, self.model.config.vocab, stops, self.model.embed.weight.device, drawn=not fused)
         state = self._runs.new_state(slots + 1, length)
-        kind = GraphRoom if self.graphs else Room
+        kind = GraphRoom if self.graphs else SharedRoom if shares(self._runs) else Room
         return kind(self._runs, state, rows, asked=asked, fused=fused, exact=self.exact)
 
 

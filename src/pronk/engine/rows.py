@@ -1,6 +1,7 @@
 """What the engine knows of each live row, as tensors that never move: tokens, limits, rules, results; runs no model."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,6 +13,34 @@ from pronk.engine.sampler import Rules, adjust
 from pronk.engine.sequence import Request
 
 BLOCK = 64  # random numbers made at a time for each row
+
+
+class Columns(NamedTuple):
+    """Some rows' part of what a step without filters reads and writes."""
+
+    tokens: Tensor
+    positions: Tensor
+    lasts: Tensor
+    temperature: Tensor
+    stops: Tensor
+    done: Tensor
+    random: Tensor
+    ids: Tensor
+    logps: Tensor
+
+
+def write_down(rows: Columns, picked: Tensor, chosen: Tensor, nowhere: int = NOWHERE) -> None:
+    """Take the tokens picked [R, 1] and their log-probabilities as the rows' newest, and note who ended with them.
+
+    Rows at position `nowhere` stay as they are. Runs in TorchScript too, which knows no constants."""
+    places, alive = rows.positions + 1, rows.positions >= 0
+    written = torch.where(alive, places, rows.ids.shape[1] - 1)
+    rows.ids.scatter_(1, written, picked)
+    rows.logps.scatter_(1, written, chosen)
+    ends = (picked == rows.stops).any(1, keepdim=True) | (places >= rows.lasts)
+    rows.done.logical_or_(ends & alive)
+    rows.tokens.copy_(torch.where(alive, picked, rows.tokens))
+    rows.positions.copy_(torch.where(alive & ~ends, places, nowhere))
 
 
 class Adjusting:
@@ -66,6 +95,11 @@ class Rows:
         self.adjusting: Adjusting | None = None  # made where a request needs it
         self.positions.fill_(NOWHERE)
         self.top_k.fill_(vocab)
+
+    def part(self, start: int, end: int) -> Columns:
+        """The rows from start to end."""
+        whole = self.tokens, self.positions, self.lasts, self.real[:, 0:1], self.stops, self.done, self.random
+        return Columns(*(column[start:end] for column in (*whole, self.ids, self.logps)))
 
     def rules(self, live: int) -> Rules:
         real = self.real[:live]

@@ -28,6 +28,7 @@ class Use(NamedTuple):
     min_p: bool = False
     penalty: bool = False
     adjust: bool = False
+    heat: bool = True  # a temperature other than 0 and 1
 
     @property
     def filtered(self) -> bool:
@@ -75,7 +76,8 @@ def shape(logits: Tensor, rules: Rules, use: Use, seen: Tensor | None = None) ->
     """Logits [R, V] after all rules, -inf where a token may not be sampled; greedy rows at temperature 1."""
     if use.penalty and seen is not None:
         logits = penalize(logits, rules.penalty, seen)
-    logits = heat(logits, rules.temperature)
+    if use.heat:
+        logits = heat(logits, rules.temperature)
     if use.top_k:
         logits = keep_top_k(logits, rules.top_k)
     if use.top_p:

@@ -14,6 +14,7 @@ from pronk.engine.step import Room
 from pronk.errors import UserError
 
 SPAN = 4  # the state's columns in use are rounded up to this
+BLIND = 8  # steps between two looks at rows of which none can end before its length
 CHUNK = 2048  # a longer prompt is prefilled in pieces of this size, one a step, so that it does not stall the others
 Key = tuple[int, ...]
 
@@ -43,6 +44,7 @@ class Scheduler:
         self._refill = BLOCK  # the step before which all rows need new random numbers
         self._lead = 0  # position of the longest row at step 0, had it come in then
         self._use = Use()
+        self._stops = True  # whether any live row may end before its length, or is read as it grows
         self._spare: Key | None = None
         self._long: Long | None = None
 
@@ -62,12 +64,15 @@ class Scheduler:
         self._admit()
         if not self.live:
             return []
-        for _ in range(min(self.room.every, min(r.last + 1 - self._end(r) for r in self.live))):
+        every = self.room.every if self._stops else max(self.room.every, BLIND)
+        missing = min(every, min(r.last + 1 - self._end(r) for r in self.live))
+        while missing:
             if self.steps >= self._refill:
                 self.room.refill(len(self.live))
                 self._refill = self.steps + BLOCK
-            self.room.decode(len(self.live), self._span(), self._use)
-            self.steps += 1
+            count = min(missing, self._refill - self.steps)
+            self.room.steps(len(self.live), [self._span(step) for step in range(count)], self._use)
+            self.steps, missing = self.steps + count, missing - count
         ended = self._ended()
         left = [self.live[row] for row in ended]
         for request in left:
@@ -164,10 +169,12 @@ class Scheduler:
     def _count(self) -> None:
         """What the steps until the next coming or going need to know of the rows together."""
         self._lead = max((len(r.prompt) - 1 - r.born for r in self.live), default=0)
+        self._stops = any(r.sampling.stop or r.text is not None for r in self.live)
         hot = [r.sampling for r in self.live if r.sampling.temperature > 0]
         self._use = Use(
             greedy=len(hot) < len(self.live),
             sampled=bool(hot),
+            heat=any(s.temperature != 1 for s in hot),
             top_k=any(s.top_k for s in hot),
             top_p=any(s.top_p < 1 for s in hot),
             min_p=any(s.min_p for s in hot),
@@ -175,15 +182,15 @@ class Scheduler:
             adjust=any(r.sampling.adjusts for r in self.live),
         )
 
-    def _span(self) -> int:
-        return min(-(-(self._lead + self.steps + 1) // SPAN) * SPAN, self.rows.length)
+    def _span(self, later: int = 0) -> int:
+        """Columns in use at the step that is so many steps away."""
+        return min(-(-(self._lead + self.steps + later + 1) // SPAN) * SPAN, self.rows.length)
 
     # ── out
 
     def _ended(self) -> list[int]:
         """Numbers of the rows that ended, their results taken; results of rows with text too."""
-        stops = any(request.sampling.stop for request in self.live)
-        flags = self.rows.done[: len(self.live), 0].tolist() if stops else [False] * len(self.live)
+        flags = self.rows.done[: len(self.live), 0].tolist() if self._stops else [False] * len(self.live)
         ended = {row for row, request in enumerate(self.live) if flags[row] or self._end(request) > request.last}
         texts = {row for row, request in enumerate(self.live) if request.text is not None}
         seen = {row: len(self.live[row].ids) for row in texts}

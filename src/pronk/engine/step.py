@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pronk.engine.forward import NOWHERE, PREFILL
 from pronk.engine.quick import Quick, Runs, Through, run_logits, run_prefill
-from pronk.engine.rows import BLOCK, Rows
+from pronk.engine.rows import BLOCK, Rows, write_down
 from pronk.engine.sampler import Use, distribution, sample
 from pronk.models.state import State
 
@@ -42,17 +42,9 @@ def decode(model: Runs, state: State, rows: Rows, live: int, span: int, use: Use
 
 def note(rows: Rows, live: int, picked: Tensor, chosen: Tensor, use: Use) -> None:
     """Write down the tokens picked [live, 1] and their log-probabilities, and who ended with them."""
-    tokens, positions = rows.tokens[:live], rows.positions[:live]
-    places, alive = positions + 1, positions >= 0
-    written = torch.where(alive, places, rows.length)
-    rows.ids[:live].scatter_(1, written, picked)
-    rows.logps[:live].scatter_(1, written, chosen)
     if use.penalty and rows.seen is not None:
         rows.seen[:live].scatter_(1, picked, True)
-    ends = (picked == rows.stops[:live]).any(1, keepdim=True) | (places >= rows.lasts[:live])
-    rows.done[:live] |= ends & alive
-    tokens.copy_(torch.where(alive, picked, tokens))
-    positions.copy_(torch.where(alive & ~ends, places, NOWHERE))
+    write_down(rows.part(0, live), picked, chosen)
 
 
 @dataclass
@@ -73,6 +65,11 @@ class Room:
     def decode(self, live: int, span: int, use: Use) -> None:
         """A token for each of the first `live` rows."""
         decode(self.model, self.state, self.rows, *self.size(live, span), use, self.fused)
+
+    def steps(self, live: int, spans: Sequence[int], use: Use) -> None:
+        """As many tokens for each of the first `live` rows as there are spans."""
+        for span in spans:
+            self.decode(live, span, use)
 
     def size(self, live: int, span: int) -> tuple[int, int]:
         """Rows and columns of a step for so many."""

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pronk.engine.twin_step import Layer, Weights, hidden, joined, norm, places, plain, rest
 from pronk.models.attention import Attention, attend, visible
 from pronk.models.build import Model
 from pronk.models.config import ModelConfig
@@ -22,7 +23,6 @@ from pronk.models.state import Rows, State
 # What a twin is written for: a model of other parts, or with another knob turned, runs itself.
 PARTS = {Decoder, Block, Attention, SwiGLU, SwiGLUSingle, Rotary, Unplaced, Head}
 PARTS |= {nn.Identity, nn.ModuleList, nn.Linear, nn.Embedding, nn.RMSNorm, nn.Dropout}
-FEW = 16  # rows of a product from which oneDNN is quicker than MKL (LOG.md)
 KNOBS = {
     *("preset", "family", "vocab", "width", "layers", "heads", "kv_heads", "head_dim", "feedforward", "ffn_dim"),
     *("ffn_dim_multiplier", "multiple_of", "context", "norm_eps", "rope_theta", "rope_factor", "rope_low", "rope_high"),
@@ -66,6 +66,7 @@ class Twin:
 
     def __init__(self, model: Decoder) -> None:
         self._of, self.config, self.dtype = model, model.config, model.embed.weight.dtype
+        self.size = sum(parameter.numel() for parameter in model.parameters())
 
     def fits(self, model: Decoder) -> bool:
         """Whether this is the twin of `model` once refreshed, with states that stay as they are."""
@@ -73,18 +74,29 @@ class Twin:
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Take the weights as they are now. All but the joined ones are the model's own memory."""
-        model, products = self._of, Products(self.dtype)
-        rotary, norm = cast(Rotary, model.rotary), cast(nn.RMSNorm, model.norm)
-        self.embed, self.norm, self.cosine, self.sine = model.embed.weight, norm.weight, rotary.cosine, rotary.sine
-        self.layers = [Layer(cast(Block, block), self.config, products) for block in model.blocks]
-        self.head = TwinHead(model.head, products)
+        """Take the weights as they are now. All but the joined ones and the norms' are the model's own memory."""
+        model, c = self._of, self.config
+        rotary = cast(Rotary, model.rotary)
+        self.weights = Weights(
+            layers=[_layer(cast(Block, block), c) for block in model.blocks],
+            embed=model.embed.weight.detach(),
+            turns=torch.complex(rotary.cosine.float(), rotary.sine.float()),
+            norm=_rooted(cast(nn.RMSNorm, model.norm)).detach(),
+            head=model.head.weight.detach(),
+            least=torch.tensor((c.norm_eps * c.width) ** 0.5, dtype=self.dtype),
+            eps=c.norm_eps,
+            heads=c.heads,
+            key_heads=c.key_heads,
+            head_size=c.head_size,
+            few=_few(self.dtype),
+        )
+        self.head = TwinHead(model.head, self.weights.few)
 
     def new_state(self, rows: int, length: int) -> "TwinState":
         """Room for the keys and values of `rows` sequences of up to `length` tokens, in float32 at least: products of
         bfloat16 copy a state of which they need a part."""
         c, dtype = self.config, torch.promote_types(self.dtype, torch.float32)
-        return TwinState((c.layers, rows, c.key_heads, length + 1, c.head_size), dtype)
+        return TwinState((2 * c.layers, rows, c.key_heads, length + 1, c.head_size), dtype)
 
     @torch.no_grad()
     def __call__(
@@ -95,133 +107,111 @@ class Twin:
         state: State | None = None,
     ) -> Output:
         """As Decoder.forward, without gradients."""
-        c, places = self.config, torch.arange(tokens.shape[1]).expand_as(tokens) if positions is None else positions
-        at = places.clamp(min=0).flatten()
-        turns = torch.complex(self.cosine[at].float(), self.sine[at].float())[:, None]  # [N, 1, head_dim / 2]
-        attend = Attend(c, turns, places, documents, cast(TwinState | None, state))
-        x = F.embedding(tokens.flatten(), self.embed)  # [N, D]; N = B T
-        for number, layer in enumerate(self.layers):
-            x = layer.forward(x, number, attend)
-        return Output(F.rms_norm(x, self.norm.shape, self.norm, c.norm_eps).view(*tokens.shape, -1), self.head)
+        B, T = tokens.shape
+        at = torch.arange(T).expand_as(tokens) if positions is None else positions
+        part = cast(TwinState | None, state)
+        if part is not None and T == 1 and not part.fresh and isinstance(part.rows, slice):
+            x = hidden(self.weights, part.memory, tokens, at, part.rows.start, part.span)
+        else:
+            x = self._forward(tokens, at, documents, part)
+        return Output(x.view(B, T, -1), self.head)
+
+    def _forward(self, tokens: Tensor, at: Tensor, documents: Tensor | None, state: "TwinState | None") -> Tensor:
+        """Hidden vectors [B T, D]; positions below 0 are padding."""
+        (B, T), w, K = tokens.shape, self.weights, self.config.head_size
+        dtype = torch.promote_types(self.dtype, torch.float32)
+        turns = w.turns.index_select(0, at.clamp(min=0).flatten())[:, None]
+        fresh = state is None or state.fresh
+        slots = None if state is None else state.slots(at)
+        if fresh:
+            mask = visible(None, documents, None, T)
+        else:
+            mask = (torch.arange(cast(TwinState, state).span) <= at.clamp(min=0)[:, :, None])[:, None]
+        x = F.embedding(tokens.flatten(), w.embed)
+        for number, layer in enumerate(w.layers):
+            whole = joined(x, layer, turns, w, dtype)
+            if state is not None and slots is not None:
+                state.write(number, slots, whole[:, w.heads :])
+            q, k, v = whole.view(B, T, -1, K).transpose(1, 2).tensor_split((w.heads, w.heads + w.key_heads), 1)
+            if state is not None and not fresh:
+                k, v = state.read(number)
+            x = rest(x, attend(q, k, v, mask).transpose(1, 2).reshape(B * T, -1), layer, w)
+        return norm(x, w.norm, w)
 
 
 class TwinHead(Head):
     """The model's head, by the twin's products."""
 
-    def __init__(self, head: Head, products: "Products") -> None:
+    def __init__(self, head: Head, few: int) -> None:
         super().__init__(0, 0, cast(nn.Embedding, head))  # shares its weight
-        self.products = products
+        self.few = few
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return self.products.plain(hidden.flatten(0, -2), self.weight).view(*hidden.shape[:-1], -1)
+        return plain(hidden.flatten(0, -2), self.weight, None, self.few).view(*hidden.shape[:-1], -1)
 
 
-class Layer:
-    """One block's weights."""
-
-    def __init__(self, block: Block, config: ModelConfig, products: "Products") -> None:
-        a, f = block.attention, block.feedforward
-        self.products, self.eps = products, config.norm_eps
-        self.attention_norm, self.feedforward_norm = block.attention_norm.weight, block.feedforward_norm.weight
-        turned = torch.cat((a.q.weight, a.k.weight)).view(-1, 2, config.head_size // 2, config.width).transpose(1, 2)
-        self.qkv, self.o = torch.cat((turned.flatten(0, 2), a.v.weight)), a.o.weight
-        if isinstance(f, SwiGLUSingle):
-            self.gate, self.up = f.gate_up.weight.chunk(2)
-            self.gate_bias, self.up_bias = f.gate_up.bias.chunk(2)
-        else:
-            f = cast(SwiGLU, f)
-            self.gate, self.up = f.gate.weight, f.up.weight
-            self.gate_bias, self.up_bias = f.gate.bias, f.up.bias
-        self.down, self.down_bias = f.down.weight, f.down.bias
-
-    def forward(self, x: Tensor, number: int, attend: "Attend") -> Tensor:
-        """x [N, D] -> [N, D], as Block.forward."""
-        products = self.products
-        y = F.rms_norm(x, self.attention_norm.shape, self.attention_norm, self.eps)
-        x = products.plus(x, attend(number, products.plain(y, self.qkv)), self.o)
-        y = F.rms_norm(x, self.feedforward_norm.shape, self.feedforward_norm, self.eps)
-        gate = products.silu(y, self.gate, self.gate_bias)
-        return products.plus(x, products.times(gate, y, self.up, self.up_bias), self.down, self.down_bias)
+def _layer(block: Block, config: ModelConfig) -> Layer:
+    a, f = block.attention, block.feedforward
+    turned = torch.cat((a.q.weight, a.k.weight)).view(-1, 2, config.head_size // 2, config.width).transpose(1, 2)
+    if isinstance(f, SwiGLUSingle):
+        (gate, up), (gate_bias, up_bias) = f.gate_up.weight.chunk(2), f.gate_up.bias.chunk(2)
+    else:
+        f = cast(SwiGLU, f)
+        gate, up, gate_bias, up_bias = f.gate.weight, f.up.weight, f.gate.bias, f.up.bias
+    given = (
+        _rooted(cast(nn.RMSNorm, block.attention_norm)),
+        torch.cat((turned.flatten(0, 2), a.v.weight)),
+        a.o.weight,
+        _rooted(cast(nn.RMSNorm, block.feedforward_norm)),
+        *(gate, up, f.down.weight, gate_bias, up_bias, f.down.bias),
+    )
+    return Layer(*(None if one is None else one.detach() for one in given))
 
 
-class Attend:
-    """What attention needs in one forward, the same for all layers."""
+def _rooted(norm: nn.RMSNorm) -> Tensor:
+    """A norm's weight as twin_step.norm takes it."""
+    return norm.weight if norm.weight.element_size() < 4 else norm.weight * len(norm.weight) ** 0.5
 
-    def __init__(
-        self, config: ModelConfig, turns: Tensor, places: Tensor, documents: Tensor | None, state: "TwinState | None"
-    ) -> None:
-        """turns [N, 1, K / 2]: complex numbers of angle 1; places [B, T]: positions, below 0 = padding."""
-        (B, T), H, G, K = places.shape, config.heads, config.key_heads, config.head_size
-        self.shape, self.turns, self.state, self.alone = (B, T, H, G, K), turns, state, False
-        if state is not None:
-            self.slots = state.slots(places)
-        if state is None or state.fresh:
-            self.mask = visible(None, documents, None, T)
-            return
-        self.keys, self.values = state.read()
-        unseen = torch.arange(state.span) > places.clamp(min=0)[:, :, None]  # [B, T, S]
-        self.mask, self.alone = ~unseen[:, None], T == 1
-        if self.alone:
-            bias = torch.zeros(unseen.shape, dtype=self.keys[0].dtype).masked_fill_(unseen, -math.inf)
-            self.bias = bias[:, None].expand(B, G, H // G, -1).reshape(B * G, H // G, -1)
 
-    def __call__(self, layer: int, joined: Tensor) -> Tensor:
-        """Queries, keys and values [N, (H + 2 G) K] -> what the heads read [N, H K]."""
-        B, T, H, G, K = self.shape
-        whole = joined.to(torch.promote_types(joined.dtype, torch.float32)).view(B * T, H + 2 * G, K)
-        pairs = torch.view_as_complex(whole[:, : H + G].view(B * T, H + G, K // 2, 2))
-        turned = torch.view_as_real(pairs * self.turns).view(B * T, H + G, K)
-        q, k, v = turned[:, :H], turned[:, H:], whole[:, H + G :]
-        if self.state is not None:
-            self.state.write(layer, self.slots, k, v)
-        if self.alone:  # plain products read the state twice as fast as torch's attention
-            scores = torch.baddbmm(self.bias, q.reshape(B * G, H // G, K), self.keys[layer].mT, alpha=K**-0.5)
-            return torch.bmm(scores.softmax(-1), self.values[layer]).view(B, H * K).to(joined.dtype)
-        q, k, v = (x.view(B, T, -1, K).transpose(1, 2) for x in (q, k, v))
-        if self.state is not None and not self.state.fresh:
-            k, v = (x[layer].view(B, G, -1, K) for x in (self.keys, self.values))
-        return attend(q, k, v, self.mask).transpose(1, 2).reshape(B * T, H * K).to(joined.dtype)
+def _few(dtype: torch.dtype) -> int:
+    """Rows of a product from which oneDNN, with what follows in the same call, is quicker than MKL: on a processor with
+    AVX-512, for types that it takes. Elsewhere its calls take longer than MKL's and the rest together (LOG.md)."""
+    built = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    if not built or not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
+        return sys.maxsize
+    wide = dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return 16 if wide or dtype == torch.float32 else sys.maxsize
 
 
 class TwinState(State):
-    """Keys and values [layers, rows, heads, length + 1, head_dim] each; the last column swallows padding."""
+    """Each layer's keys and values in turn, [2 layers, rows, heads, length + 1, head_dim]; the last column swallows
+    padding."""
 
-    def __init__(self, shape: tuple[int, int, int, int, int], dtype: torch.dtype) -> None:
-        self.keys, self.values = _on_huge_pages((2, *shape), dtype)
-        self.flat_keys, self.flat_values = self.keys.flatten(1, 3).unbind(), self.values.flatten(1, 3).unbind()
+    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+        self.memory = _on_huge_pages(shape, dtype)
         self.rows, self.span, self.fresh = slice(0, shape[1]), shape[3] - 1, False
 
     def select(self, rows: Rows, span: int, fresh: bool = False) -> "TwinState":
         part = object.__new__(TwinState)
-        part.keys, part.values, part.flat_keys, part.flat_values = (
-            self.keys,
-            self.values,
-            self.flat_keys,
-            self.flat_values,
-        )
-        part.rows, part.span, part.fresh = rows, span, fresh
+        part.memory, part.rows, part.span, part.fresh = self.memory, rows, span, fresh
         return part
 
     def copy(self, source: Tensor, target: Tensor) -> None:
-        for whole in (self.keys, self.values):
-            whole[:, target, :, : self.span] = whole[:, source, :, : self.span]
+        self.memory[:, target, :, : self.span] = self.memory[:, source, :, : self.span]
 
     def slots(self, positions: Tensor) -> Tensor:
-        """Places of the selected rows' positions [B, T], for each head, in a layer's memory: [B T heads]."""
-        heads, columns = self.keys.shape[2:4]
+        """Places of the selected rows' positions [B, T]: see twin_step.places."""
         rows = torch.arange(self.rows.start, self.rows.stop) if isinstance(self.rows, slice) else self.rows
-        base = torch.arange(0, heads * columns, columns) + rows[:, None] * (heads * columns)
-        return (base[:, None] + torch.where(positions < 0, columns - 1, positions)[:, :, None]).flatten()
+        return places(self.memory, rows, positions)
 
-    def write(self, layer: int, slots: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Store keys and values [B T, heads, head_dim]."""
-        self.flat_keys[layer].index_copy_(0, slots, keys.flatten(0, 1))
-        self.flat_values[layer].index_copy_(0, slots, values.flatten(0, 1))
+    def write(self, layer: int, slots: Tensor, both: Tensor) -> None:
+        """Store keys and values [B T, 2 heads, head_dim]."""
+        self.memory[2 * layer : 2 * layer + 2].flatten(0, 3).index_copy_(0, slots, both.flatten(0, 1))
 
-    def read(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """Keys and values of the selected rows, for each layer [B heads, span, head_dim]; of a slice without a copy."""
-        found = (whole[:, self.rows].flatten(1, 2)[:, :, : self.span].unbind() for whole in (self.keys, self.values))
-        return next(found), next(found)
+    def read(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of the selected rows, [B, heads, span, head_dim]."""
+        keys, values = self.memory[2 * layer : 2 * layer + 2, self.rows, :, : self.span]
+        return keys, values
 
 
 def _on_huge_pages(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -231,34 +221,3 @@ def _on_huge_pages(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     memory.madvise(mmap.MADV_HUGEPAGE)
     return torch.frombuffer(memory, dtype=dtype).view(shape)
-
-
-class Products:
-    """x w^T + b with what follows it in the same call, by oneDNN where it takes the type; few rows by torch's own."""
-
-    def __init__(self, dtype: torch.dtype) -> None:
-        built = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-        wide = built and dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        self.fused = built and (dtype == torch.float32 or wide)
-
-    def plain(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        if self.fused and len(x) >= FEW:
-            return cast(Tensor, torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], ""))
-        return F.linear(x, weight, bias)
-
-    def silu(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if self.fused and len(x) >= FEW:
-            return cast(Tensor, torch.ops.mkldnn._linear_pointwise(x, weight, bias, "swish", [], ""))
-        return F.silu(F.linear(x, weight, bias))
-
-    def times(self, y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """y * (x w^T + b)"""
-        if self.fused and len(x) >= FEW:
-            return cast(Tensor, torch.ops.mkldnn._linear_pointwise.binary(x, y, weight, bias, "mul"))
-        return F.linear(x, weight, bias).mul_(y)
-
-    def plus(self, y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """y + (x w^T + b)"""
-        if self.fused and len(x) >= FEW:
-            return cast(Tensor, torch.ops.mkldnn._linear_pointwise.binary(x, y, weight, bias, "add"))
-        return F.linear(x, weight, bias).add_(y)

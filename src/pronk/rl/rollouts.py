@@ -25,6 +25,7 @@ from pronk.rl.kl import KLConfig, adapted
 from pronk.rl.rewards import Given, Reward, placed
 from pronk.rl.share import Share
 
+NEAR = 1024  # tokens of a forward on a CPU: more write to new pages each time, at a sixth of its time (LOG.md)
 MULTIPLE, GPU_MULTIPLE = 4, 32  # on a GPU, rows of one length, so that few shapes are met and steps can be captured
 
 
@@ -40,8 +41,8 @@ class RolloutConfig:
     temperature: float = 1.0
     minibatch: int = 0
     """sequences an optimizer step; 0 = the whole round"""
-    forward: int = 64
-    """sequences of one forward when scoring under reference and critic"""
+    forward: int = 0
+    """sequences of one forward when scoring under reference and critic; 0 = 64, on a CPU about 1024 tokens"""
     missing_end: float = 0.0
     """added to the score of an answer that was cut before its end token"""
     cut: Literal["learn", "mask"] = "learn"
@@ -249,7 +250,8 @@ class RolloutSource:
     def _forward(self, model: nn.Module, batch: Batch, *reads: Callable[[Output, Batch], Tensor]) -> list[Tensor]:
         """What each of `reads` makes of the model's output, [B, T] each."""
         found: list[list[Tensor]] = [[] for _ in reads]
-        for part in self.share.rows(batch).split(self.config.forward):
+        fitting = 64 if self.device.type == "cuda" else max(1, NEAR // batch.tokens.shape[1])
+        for part in self.share.rows(batch).split(self.config.forward or fitting):
             with self.compute():
                 output = model(**part.inputs())
                 for rows, read in zip(found, reads):

@@ -1,0 +1,83 @@
+"""A room on a CPU whose rows are shared among the cores: each steps its own in TorchScript, which frees Python."""
+
+import functools
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from pronk.engine.rows import Columns, write_down
+from pronk.engine.sampler import Use, heat, sample
+from pronk.engine.step import Room
+from pronk.engine.twin import Twin, TwinState
+from pronk.engine.twin_step import Weights, hidden, plain
+
+LEAST = 16  # rows for a core
+SMALL = 1 << 24  # parameters: the caches hold few of more, and each core reads them all
+
+
+def advance(w: Weights, memory: Tensor, rows: Columns, start: int, spans: list[int], use: Use) -> None:
+    """As step.decode without filters and biases, once for each span, of rows that begin at the memory's row `start`."""
+    for span in spans:
+        x = hidden(w, memory, rows.tokens, rows.positions, start, span)
+        logits = plain(x, w.head, None, w.few).float()
+        if use.heat:
+            logits = heat(logits, rows.temperature)
+        uniforms = rows.random.gather(1, (rows.positions + 1) % rows.random.shape[1])
+        picked, chosen = sample(logits.log_softmax(-1), rows.temperature, uniforms, use)
+        write_down(rows, picked, chosen)
+
+
+@functools.cache
+def scripted() -> Callable[..., None]:
+    """`advance` as TorchScript runs it: several threads at a time, where Python runs one."""
+    return cast(Callable[..., None], torch.jit.script(advance))
+
+
+def shares(model: object) -> bool:
+    """Whether a model's rows are worth sharing: a small one's, of which the cores' caches hold the weights. Python 3.14
+    has no TorchScript."""
+    return isinstance(model, Twin) and model.size <= SMALL and sys.version_info < (3, 14)
+
+
+@dataclass
+class SharedRoom(Room):
+    """Rows of a twin. All cores' work on one operator would stop and start a hundred times a step, for operators of
+    20 microseconds; on rows of their own they meet once. Each works with one thread."""
+
+    crew: ThreadPoolExecutor | None = field(default=None, repr=False)
+
+    def steps(self, live: int, spans: Sequence[int], use: Use) -> None:
+        threads = torch.get_num_threads()
+        parts = min(threads, live // LEAST)
+        if parts < 2 or use.filtered or use.adjust:
+            super().steps(live, spans, use)
+            return
+        if self.crew is None:
+            self.crew = ThreadPoolExecutor(max(1, threads - 1), "pronk-rows", _one_thread)
+        mine, *others = pairwise(live * number // parts for number in range(parts + 1))
+        torch.set_num_threads(1)
+        try:
+            waiting = [self.crew.submit(self._part, *other, spans, use) for other in others]
+            self._part(*mine, spans, use)
+            for part in waiting:
+                part.result()
+        finally:
+            torch.set_num_threads(threads)
+
+    @torch.no_grad()
+    def _part(self, start: int, end: int, spans: Sequence[int], use: Use) -> None:
+        twin, state = cast(Twin, self.model), cast(TwinState, self.state)
+        # There is nothing to gain by its optimizer, which makes the first calls slow.
+        with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
+            scripted()(twin.weights, state.memory, self.rows.part(start, end), start, list(spans), use)
+
+
+def _one_thread() -> None:
+    torch.get_num_threads()  # first: it sets the thread's number to the process's, once
+    torch.set_num_threads(1)
