@@ -107,6 +107,20 @@ def test_a_large_model_is_not_shared(threads, monkeypatch):
     assert not found
 
 
+@pytest.mark.parametrize("alone", [True, False])
+def test_few_rows_of_a_small_model_take_one_core(threads, monkeypatch, alone):
+    found, plain = set(), SharedRoom.decode
+
+    def counted(self, *given):
+        found.add(torch.get_num_threads())
+        plain(self, *given)
+
+    monkeypatch.setattr(SharedRoom, "decode", counted)
+    monkeypatch.setattr(share, "ALONE", 10**9 if alone else 1)
+    Engine(make()).generate(prompts(4, 5, 6), Sampling(4))
+    assert found == {1 if alone else 2}
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_shared_step_is_the_plain_one(dtype, monkeypatch):
     """TorchScript's advance does what Python's does, bit by bit."""

@@ -2,8 +2,9 @@
 
 import functools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import cast
@@ -17,8 +18,9 @@ from pronk.engine.step import Room
 from pronk.engine.twin import Twin, TwinState
 from pronk.engine.twin_step import Weights, hidden, plain
 
-LEAST = 16  # rows for a core
+LEAST = 8  # rows for a core
 SMALL = 1 << 24  # parameters: the caches hold few of more, and each core reads them all
+ALONE = 1 << 23  # parameters times rows up to which one core is not slower than all on the same operators
 
 
 def advance(w: Weights, memory: Tensor, rows: Columns, start: int, spans: list[int], use: Use) -> None:
@@ -53,22 +55,20 @@ class SharedRoom(Room):
     crew: ThreadPoolExecutor | None = field(default=None, repr=False)
 
     def steps(self, live: int, spans: Sequence[int], use: Use) -> None:
-        threads = torch.get_num_threads()
+        threads, size = torch.get_num_threads(), cast(Twin, self.model).size
         parts = min(threads, live // LEAST)
         if parts < 2 or use.filtered or use.adjust:
-            super().steps(live, spans, use)
+            with _threads(1 if live * size <= ALONE else threads):
+                super().steps(live, spans, use)
             return
         if self.crew is None:
-            self.crew = ThreadPoolExecutor(max(1, threads - 1), "pronk-rows", _one_thread)
+            self.crew = ThreadPoolExecutor(threads - 1, "pronk-rows", _one_thread)
         mine, *others = pairwise(live * number // parts for number in range(parts + 1))
-        torch.set_num_threads(1)
-        try:
+        with _threads(1):
             waiting = [self.crew.submit(self._part, *other, spans, use) for other in others]
             self._part(*mine, spans, use)
             for part in waiting:
                 part.result()
-        finally:
-            torch.set_num_threads(threads)
 
     @torch.no_grad()
     def _part(self, start: int, end: int, spans: Sequence[int], use: Use) -> None:
@@ -76,6 +76,17 @@ class SharedRoom(Room):
         # There is nothing to gain by its optimizer, which makes the first calls slow.
         with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
             scripted()(twin.weights, state.memory, self.rows.part(start, end), start, list(spans), use)
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    """That many threads for operators called in here, from this thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _one_thread() -> None:
