@@ -6,8 +6,8 @@ last twentieth). All train on random windows of the same tokens, 64 x 256 a step
 nanoGPT's recipe for Shakespeare: 6 layers, 384 wide, dropout 0.2, AdamW 1e-3 to 1e-4 by a cosine, 5,000 steps. The
 stated loss is its least in Shakespeare and, without dropout, in 2,000 steps on stories, rounded up. pronk has the shape
 and recipe of runs/shakespeare-gpu.toml; AdamW differs in its rates alone. First steps of each are timed while no other
-side runs (the fastest of ten windows); then all train side by side. Seconds are steps times seconds a step: compiling and evaluating are left out,
-and what compiling takes is told. --toy is a dry run on a CPU.
+side runs (the fastest of ten windows); then all train side by side. Seconds are steps times seconds a step: compiling
+and evaluating are left out, and what compiling takes is told. --toy is a dry run on a CPU.
 """
 
 import json
