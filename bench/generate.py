@@ -1,19 +1,23 @@
 """Tokens a second of Engine.generate on one GPU beside transformers and a plain prototype, in one call, with the limit.
 
 Usage: python bench/generate.py [rows, default all: 134m:1 134m:64 134m:512 neo:512 1.1b:1 1.1b:64 ragged context]
-       [--peers prototype,transformers, default both; none] [--top-p] [--repeats 5] [--seconds 500]
+       [--peers prototype,transformers,compiled, default the first two; none] [--top-p] [--repeats 5] [--seconds 500]
 bfloat16, random weights, prompts of 32 random ids and 128 new tokens, temperature 1, no filters; ids in, ids out, warm.
 `ragged`: 256 requests of 100 to 1,024 tokens in and out, all at once. `context`: milliseconds of a step against the
 tokens in the cache. The limit is what the steps must read (weights once, each row's keys and values) over the bandwidth
-measured here, or their products over the rate measured here, whichever is more; the share is what pronk reaches of it.
-The prototype only decodes: it takes in no prompt and hands out no ids. Medians of the repeats.
+measured here, or their products over the rate measured here, whichever is more; beside each figure its share of that.
+The prototype only decodes: it takes in no prompt and hands out no ids. compiled: transformers with its static cache,
+which compiles, for Llamas, after all else. Medians of the repeats, of two for transformers. After --seconds no peer
+begins.
 """
 
 import argparse
 import gc
 import random
 import statistics
+import sys
 import time
+import traceback
 from functools import partial
 
 import torch
@@ -21,7 +25,7 @@ import torch
 from pronk.engine.engine import Engine
 from pronk.engine.sampler import Use
 from pronk.engine.sequence import Sampling
-from pronk.models.build import build, count, multiplied
+from pronk.models.build import build, multiplied
 from pronk.models.config import ModelConfig
 
 LLAMA = {"vocab": 32_000, "tied": False}
@@ -66,16 +70,16 @@ def timed(call, times=10):
     return start.elapsed_time(end) / times / 1e3
 
 
-def wall(call, repeats):
-    """Median seconds of a call, after two that are not counted."""
+def wall(call, repeats, warm=2):
+    """Median seconds of a call, after some that are not counted."""
     found = []
-    for _ in range(repeats + 2):
+    for _ in range(repeats + warm):
         torch.cuda.synchronize()
         start = time.perf_counter()
         call()
         torch.cuda.synchronize()
         found.append(time.perf_counter() - start)
-    return statistics.median(found[2:])
+    return statistics.median(found[warm:])
 
 
 def kept(config):
@@ -98,7 +102,7 @@ def prompts(lengths, vocab=1000):
     return [[dice.randrange(5, vocab) for _ in range(length)] for length in lengths]
 
 
-def ours(model, lengths, repeats, top_p=1.0):
+def ours(model, lengths, repeats, top_p=1.0, warm=2):
     """Seconds of Engine.generate."""
     context = max(prompt + new for prompt, new in lengths)
     engine = Engine(model, slots=len(lengths), context=context)
@@ -109,7 +113,7 @@ def ours(model, lengths, repeats, top_p=1.0):
         done = engine.generate(asked, how)
         assert [len(one.ids) for one in done] == [new for _, new in lengths]
 
-    return wall(call, repeats)
+    return wall(call, repeats, warm)
 
 
 def transformers_model(name, config):
@@ -132,30 +136,35 @@ def transformers_model(name, config):
     return kinds[1](theirs).to("cuda", torch.bfloat16).eval()
 
 
-def theirs(name, config, rows, repeats):
-    """Seconds of transformers' generate with its default cache."""
+def theirs(name, config, rows, repeats, cache=None):
+    """Seconds of transformers' generate with its default cache, or another."""
     from transformers import GenerationConfig
 
     model = transformers_model(name, config)
     ids = torch.tensor(prompts([PROMPT] * rows), device="cuda")
     how = {"do_sample": True, "temperature": 1.0, "top_k": 0, "pad_token_id": 0, "eos_token_id": None}
+    how |= {"cache_implementation": cache} if cache else {}
     plan = GenerationConfig(max_new_tokens=NEW, min_new_tokens=NEW, **how)
     mask = torch.ones_like(ids)
-    return wall(lambda: model.generate(ids, attention_mask=mask, generation_config=plan), min(2, repeats))
+    return wall(lambda: model.generate(ids, attention_mask=mask, generation_config=plan), min(2, repeats), 1)
 
 
-def prototype(config, rows, repeats):
+def compiled(name, config, rows, repeats):
+    torch._dynamo.reset()
+    return theirs(name, config, rows, repeats, "static")
+
+
+def prototype(name, config, rows, repeats):
     from prototype import decode
 
     return wall(decode(config, rows, PROMPT, NEW), repeats)
 
 
 def show(row, tokens, found, least, at_least):
-    """One line: figures of each, the limit and the share that pronk reaches."""
-    speeds = ", ".join(f"{who} {tokens / seconds:,.0f}" for who, seconds in found.items() if seconds)
-    goal = f", at least {at_least:,}" if at_least else ""
-    share = least / found["pronk"]
-    print(f"{row:9} {speeds} tokens/s; limit {tokens / least:,.0f}, reached {share:.0%}{goal}", flush=True)
+    """One line: each one's figure and its share of the limit."""
+    each = (f"{who} {tokens / seconds:,.0f} ({least / seconds:.0%})" for who, seconds in found.items())
+    goal = f"; at least {at_least:,}" if at_least else ""
+    print(f"{row:9} {', '.join(each)} tokens/s; limit {tokens / least:,.0f}{goal}", flush=True)
 
 
 def fixed(row, args, roof):
@@ -163,35 +172,53 @@ def fixed(row, args, roof):
     config = ModelConfig(**SHAPES[name] | {"context": 2048})
     model = build(config, "cuda", seed=0).bfloat16().eval()
     lengths = [(PROMPT, NEW)] * rows
-    found = {"pronk": ours(model, lengths, args.repeats)}
+    least, found = limit(model, lengths, roof), {"pronk": ours(model, lengths, args.repeats)}
     if args.top_p:
-        found["pronk top-p 0.95"] = ours(model, lengths, args.repeats, 0.95)
-    least = limit(model, lengths, roof)
-    parameters = count(model)
+        found["pronk with top-p 0.95"] = ours(model, lengths, args.repeats, 0.95)
     del model
     clear()
     for who, run in (("prototype", prototype), ("transformers", theirs)):
-        if (
-            who in args.peers
-            and time.perf_counter() - args.started < args.seconds
-            and not (name == "neo" and run is prototype)
-        ):
-            found[who] = run(config, rows, args.repeats) if run is prototype else run(name, config, rows, args.repeats)
-            clear()
+        if who in args.peers and not (name == "neo" and run is prototype):
+            found |= asked(who, run, (name, config, rows, args.repeats), args)
     show(row, rows * NEW, found, least, AT_LEAST.get(row))
-    return parameters
 
 
-def ragged(args, roof):
+def asked(who, run, given, args):
+    """A peer's figure; one that fails or for which there is no time is told of and left out."""
+    if time.perf_counter() - args.started > args.seconds:
+        print(f"no time for {who}, {given[0]}:{given[2]}", flush=True)
+        return {}
+    try:
+        return {who: run(*given)}
+    except Exception as error:  # of a package that is not ours: the table goes on without it
+        print(f"{who}, {given[0]}:{given[2]}: {type(error).__name__}: {error}"[:300], flush=True)
+        return {}
+    finally:
+        clear()
+
+
+def after(args, roof):
+    """transformers compiled: it takes long to compile, so that it comes last."""
+    for row in args.rows:
+        name, _, rows = row.partition(":")
+        if name not in ("134m", "1.1b"):
+            continue
+        config = ModelConfig(**SHAPES[name] | {"context": 2048})
+        least = limit(build(config, "cuda", seed=0).bfloat16(), [(PROMPT, NEW)] * int(rows), roof)
+        found = asked("transformers, static cache, compiled", compiled, (name, config, int(rows), args.repeats), args)
+        if found:
+            show(row, int(rows) * NEW, found, least, None)
+
+
+def ragged(row, args, roof):
     dice = random.Random(1)
     lengths = [(dice.randint(100, 1024), dice.randint(100, 1024)) for _ in range(256)]
     model = build(ModelConfig(**SHAPES["qwen"] | {"context": 2048}), "cuda", seed=0).bfloat16().eval()
-    least = limit(model, lengths, roof)
-    found = {"pronk": ours(model, lengths, 1)}
-    show("ragged", sum(new for _, new in lengths), found, least, AT_LEAST["ragged"])
+    least, tokens = limit(model, lengths, roof), sum(new for _, new in lengths)
+    show(row, tokens, {"pronk": ours(model, lengths, 2, warm=1)}, least, AT_LEAST[row])
 
 
-def context(args, roof, rows=16):
+def context(row, args, roof, rows=16):
     """A step's time against the tokens in the cache: milliseconds = a + b tokens."""
     config = ModelConfig(**SHAPES["134m"] | {"context": 33_024})
     model = build(config, "cuda", seed=0).bfloat16().eval()
@@ -210,7 +237,7 @@ def context(args, roof, rows=16):
     line = ", ".join(f"{tokens // rows:,}: {1e3 * seconds:.3f}" for tokens, seconds in points)
     least = kept(config) / roof[0]
     print(
-        f"context   {rows} rows, ms a step at {line}; b = {1e9 * slope:.2f} ns a token, "
+        f"{row:9} {rows} rows, ms a step at {line}; b = {1e9 * slope:.2f} ns a token, "
         f"{slope / least - 1:+.0%} of bytes over bandwidth"
     )
 
@@ -223,7 +250,7 @@ def clear():
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("rows", nargs="*", default=ROWS)
-    parser.add_argument("--peers", default="prototype,transformers")
+    parser.add_argument("--peers", default="prototype,transformers", type=lambda words: words.split(","))
     parser.add_argument("--top-p", action="store_true")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=500.0)
@@ -232,11 +259,20 @@ def main():
     roof = roofs()
     print(
         f"{torch.cuda.get_device_name()}, torch {torch.__version__}: "
-        f"copy {roof[0] / 1e12:.2f} TB/s, {roof[1] / 1e12:.0f} TFLOP/s"
+        f"copy {roof[0] / 1e12:.2f} TB/s, {roof[1] / 1e12:.0f} TFLOP/s",
+        flush=True,
     )
+    failed = []
     for row in args.rows:
-        {"ragged": ragged, "context": context}[row](args, roof) if ":" not in row else fixed(row, args, roof)
+        try:
+            {"ragged": ragged, "context": context}.get(row, fixed)(row, args, roof)
+        except Exception:  # told of at the end: the others are measured
+            traceback.print_exc()
+            failed.append(row)
         clear()
+    if "compiled" in args.peers:
+        after(args, roof)
+    sys.exit(f"failed: {' '.join(failed)}" if failed else 0)
 
 
 if __name__ == "__main__":

@@ -334,7 +334,7 @@ def _resumed(folder, name, run, config):
 
 CHECKS = [
     *(gpu_equals_cpu, head_math_in_chunks, gpu_engine.graph_equals_eager, gpu_engine.load_without_recapture),
-    gpu_engine.neighbours_change_no_bit,
+    *(gpu_engine.filters_equal_rules, gpu_engine.neighbours_change_no_bit),
     *(engine_equals_learner, any_mix_of_requests, gpu_train.bf16_follows_fp32, gpu_train.fast_equals_plain),
     *(gpu_train.float8_follows_fp32, gpu_train.captured_equals_eager),
     *(captured_rl_equals_eager, captured_pairs_equal_eager),

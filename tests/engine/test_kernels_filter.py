@@ -10,7 +10,7 @@ import pytest
 from pronk.engine import kernels_filter
 from pronk.engine.kernels_sampler import advance
 from pronk.engine.rows import Rows
-from pronk.engine.sampler import Use, heat, keep_top_k, penalize, shape
+from pronk.engine.sampler import heat, keep_min_p, keep_top_k, keep_top_p, penalize
 from pronk.engine.sequence import Request, Sampling
 
 RULES = [
@@ -47,39 +47,40 @@ def filled(vocab):
     return rows
 
 
-def kept(logits, rows, use):
-    """What the kernel keeps, of logits whose rows are longer than the vocabulary; what is beyond it is never read."""
+def tempered(logits, rows):
+    """Logits after penalty and temperature, and what the kernel keeps; what is beyond the vocabulary is never read."""
     wide = torch.cat([logits, torch.full((len(logits), 3), torch.nan, device=logits.device)], 1)[:, : rows.vocab]
-    floors, lasts = kernels_filter.cut(wide, rows, len(logits))
+    floors, lasts = (column[:, None] for column in kernels_filter.cut(wide, rows, len(logits)))
     x = heat(penalize(logits.float(), rows.rules(len(logits)).penalty, rows.seen), rows.rules(len(logits)).temperature)
     ids = torch.arange(rows.vocab, device=DEVICE)
-    floors, lasts = floors[:, None], lasts[:, None]
     return x, ~((x < floors) | ((x == floors) & (ids > lasts))) & (x > float("-inf"))
 
 
-def borders(x, rules):
-    """How many tokens' mass before them, in float64, is top_p but for rounding [R]."""
-    chances = keep_top_k(x.double(), rules.top_k).sort(-1, descending=True).values.softmax(-1)
-    return ((chances.cumsum(-1) - chances - rules.top_p).abs() < 1e-6).sum(-1)
-
-
-@pytest.mark.parametrize("block", [kernels_filter.BLOCK, 128], ids=["held", "in pieces"])
-@pytest.mark.parametrize("vocab", [13, 300])
-@pytest.mark.parametrize("kind", SHAPES.values(), ids=SHAPES)
-def test_the_tokens_kept_are_those_of_the_rules(kind, vocab, block, monkeypatch):
-    """The same logits as by sorting, and of equal ones at the border the first by id, where a sort keeps any."""
-    monkeypatch.setattr(kernels_filter, "BLOCK", block)
-    use, rows = Use(True, True, True, True, True, True), filled(vocab)
+def compare(kind, vocab):
+    """The same logits stay as by the rules in float64, where a running sum of thousands of equal chances is right too;
+    of equal logits at top-p's border the first by id, where a sort keeps any."""
+    rows = filled(vocab)
     logits = kind(torch.randn(len(RULES), vocab, generator=torch.Generator().manual_seed(0))).to(DEVICE)
-    x, found = kept(logits, rows, use)
-    sorts = shape(logits.float(), rows.rules(len(RULES)), use, rows.seen) > float("-inf")
-    unsure = borders(x, rows.rules(len(RULES)))
+    x, found = tempered(logits, rows)
+    rules = rows.rules(len(RULES))
+    top = keep_top_k(x.double(), rules.top_k)
+    sorts = keep_min_p(keep_top_p(top, rules.top_p), rules.min_p) > float("-inf")
+    chances = top.sort(-1, descending=True).values.softmax(-1)
+    unsure = ((chances.cumsum(-1) - chances - rules.top_p).abs() < 1e-6).sum(-1)
     for row, one in enumerate(RULES):
         have, want = (x[row][stay].sort(descending=True).values for stay in (found[row], sorts[row]))
         assert abs(len(have) - len(want)) <= unsure[row], (one, len(have), len(want))
         assert torch.equal(have[: len(want)], want[: len(have)]), one
         tied = found[row][x[row] == have[-1]].tolist()
         assert tied == sorted(tied, reverse=True), one
+
+
+@pytest.mark.parametrize("block", [kernels_filter.BLOCK, 128], ids=["held", "in pieces"])
+@pytest.mark.parametrize("vocab", [13, 300])
+@pytest.mark.parametrize("kind", SHAPES.values(), ids=SHAPES)
+def test_the_tokens_kept_are_those_of_the_rules(kind, vocab, block, monkeypatch):
+    monkeypatch.setattr(kernels_filter, "BLOCK", block)
+    compare(kind, vocab)
 
 
 def test_rules_that_are_off_and_neighbours_with_rules_change_no_bit():

@@ -16,6 +16,7 @@ from pronk.engine.rows import Rows
 from pronk.models.jit import constexpr, jit, power, tl
 
 BLOCK = 32_768  # logits held at a time: up to here a row is read once, beyond it once for each halving
+WARPS = 32
 
 
 def cut(logits: Tensor, rows: Rows, live: int) -> tuple[Tensor, Tensor]:
@@ -25,10 +26,9 @@ def cut(logits: Tensor, rows: Rows, live: int) -> tuple[Tensor, Tensor]:
     lasts = torch.empty(live, dtype=torch.int32, device=logits.device)
     V, block = rows.vocab, min(BLOCK, power(rows.vocab))
     seen = rows.seen.view(torch.uint8) if rows.seen is not None else logits
-    _cut[(live,)](
-        *(logits, rows.whole, rows.real, seen, floors, lasts, V, logits.stride(0)),
-        **{"SEEN": rows.seen is not None, "HELD": block >= V, "BLOCK": block, "num_warps": 32 if block > 4096 else 4},
-    )
+    sizes = {"HELD": block >= V, "BLOCK": block, "num_warps": WARPS if block >= 4096 else 4}
+    given = (logits, rows.whole, rows.real, seen, floors, lasts, V, logits.stride(0))
+    _cut[(live,)](*given, SEEN=rows.seen is not None, **sizes)
     return floors, lasts
 
 

@@ -34,6 +34,12 @@ def wait() -> None:
     tl.extra.cuda.gdc_wait()
 
 
+@jit
+def fetch(places: "Any") -> None:
+    """Bring what lies at these pointers into the GPU's L2 cache, and go on."""
+    tl.inline_asm_elementwise("prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [places], tl.int32, False, 1)
+
+
 def early(rows: int) -> bool:
     """Whether kernels may start while those before them end (programmatic dependent launch): a tenth for one row, whose
     kernels are short; many rows lose by it, since what waits takes room from what works (LOG.md)."""
@@ -50,4 +56,4 @@ def power(number: int, least: int = 16) -> int:
     return max(least, 1 << (number - 1).bit_length())
 
 
-__all__ = ["begin", "ceil", "constexpr", "early", "found", "jit", "power", "tl", "wait"]
+__all__ = ["begin", "ceil", "constexpr", "early", "fetch", "found", "jit", "power", "tl", "wait"]

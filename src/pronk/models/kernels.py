@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pronk.models.jit import begin, ceil, constexpr, early, jit, power, tl, wait
+from pronk.models.jit import begin, ceil, constexpr, early, fetch, jit, power, tl, wait
 
 FEW = 64  # rows up to which `linear` is faster than the library's product with kernels around it
 
@@ -42,9 +42,10 @@ def linear(
         BN, BK, warps = _matvec_blocks(N, K)
         _matvec[(ceil(N, BN),)](*given, N, K, eps or 0.0, **flags, BN=BN, BK=BK, num_warps=warps)
         return out
-    BM, BN, BK, warps, stages = _linear_blocks(M, N, gate)
+    BM, BN, BK, warps, stages = _linear_blocks(M, N, K, gate)
     grid = (ceil(M, BM), ceil(N, BN))
-    sizes = {"BM": BM, "BN": BN, "BK": BK, "PRECISION": precision(), "num_warps": warps, "num_stages": stages}
+    sizes = {"BM": BM, "BN": BN, "BK": BK, "LINES": power(ceil(K * weight.itemsize, 128), 1)}
+    sizes |= {"PRECISION": precision(), "num_warps": warps, "num_stages": stages}
     _linear[grid](*given, M, N, K, eps or 0.0, **flags, **sizes)
     return out
 
@@ -56,10 +57,12 @@ def _matvec_blocks(N: int, K: int) -> tuple[int, int, int]:
     return (2, 1024, 4) if K >= 1024 else (4, power(K), 4)
 
 
-def _linear_blocks(M: int, N: int, gate: bool) -> tuple[int, int, int, int, int]:
+def _linear_blocks(M: int, N: int, K: int, gate: bool) -> tuple[int, int, int, int, int]:
     """Rows, columns, depth, warps and stages of a block: small enough that a narrow product still fills the GPU."""
     if gate:
         return power(min(M, 64)), 16 if N <= 2048 and M > 16 else 32 if N <= 2048 else 64, 128, 4, 3
+    if N <= 1024 and M > 16:
+        return 32, 16, 128, 4, 4
     return power(min(M, 64)), 32, 64, 4, 5
 
 
@@ -67,7 +70,7 @@ def _linear_blocks(M: int, N: int, gate: bool) -> tuple[int, int, int, int, int]
 def _linear(
     x: "Any", w: "Any", gain: "Any", bias: "Any", out: "Any", M: "Any", N: "Any", K: "constexpr", eps: "Any",
     NORM: "constexpr", GAIN: "constexpr", GATE: "constexpr", ADD: "constexpr", BIAS: "constexpr",
-    PRECISION: "constexpr", EARLY: "constexpr", BM: "constexpr", BN: "constexpr", BK: "constexpr",
+    PRECISION: "constexpr", EARLY: "constexpr", BM: "constexpr", BN: "constexpr", BK: "constexpr", LINES: "constexpr",
 ) -> None:  # fmt: skip
     rows, cols = tl.program_id(0) * BM + tl.arange(0, BM), tl.program_id(1) * BN + tl.arange(0, BN)
     ks = tl.arange(0, BK)
@@ -79,6 +82,11 @@ def _linear(
     squares = tl.zeros([BM], tl.float32)
     if EARLY:
         begin()
+        line = tl.arange(0, LINES) * (128 // w.dtype.element_ty.primitive_bitwidth * 8)
+        first = w + tl.minimum(cols, N - 1)[:, None].to(tl.int64) * K + tl.minimum(line, K - 1)[None, :]
+        fetch(first)
+        if GATE:
+            fetch(first + half)
         wait()
     for k in range(0, K, BK):
         inside = ks + k < K

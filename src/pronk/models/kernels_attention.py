@@ -14,6 +14,7 @@ from pronk.models.kernels import precision
 
 LOG2E = 1.4426950408889634
 SPLIT = 512  # columns that one program reads where there are too few rows to fill the GPU
+ONE = 1
 PROGRAMS = 2112  # 16 for each multiprocessor of an H100
 
 
@@ -58,11 +59,11 @@ def decode(
     partial = torch.empty(M, parts, H, D + 2, device=qkv.device) if parts > 1 else out
     cosine, sine = rotary or (qkv, qkv)
     gain_q, gain_k = gains or (qkv, qkv)
-    block, warps, stages = blocks or ((32, 2, 2) if H == G and D <= 64 else (64, 4, 3))
+    block, warps, stages = blocks or ((64, 4, 2) if H == G and D <= 64 else (64, 4, 3))
     _decode[(G, M, parts)](
         *(qkv, cosine, sine, gain_q, gain_k, positions, keys, values, partial, scale * LOG2E, eps),
         *(qkv.stride(0), positions.stride(0), keys.stride(0), keys.stride(1), keys.shape[2] - 1, H, G, D),
-        **{"HALF": power(D // 2), "BH": power(H // G), "BN": block, "PARTS": parts},
+        **{"HALF": power(D // 2), "BH": ONE if H == G else power(H // G), "BN": block, "PARTS": parts},
         **{"ROTARY": rotary is not None, "NORM": gains is not None, "PRECISION": precision(), "EARLY": early(M)},
         **{"num_warps": warps, "num_stages": stages, "launch_pdl": early(M)},
     )
@@ -125,6 +126,37 @@ def _fold(
 
 
 @jit
+def _fold_lanes(
+    q1: "Any", q2: "Any", keys: "Any", values: "Any", base: "Any", cols: "Any", live: "Any", scale: "Any",
+    top: "Any", mass: "Any", sum1: "Any", sum2: "Any", D: "constexpr", HALF: "constexpr",
+) -> "Any":  # fmt: skip
+    """The same for a single query [1, HALF] each half, each column in a lane [BN] of its own: nothing is summed over
+    columns until the end, and tensor cores would multiply fifteen parts padding."""
+    d = tl.arange(0, HALF)
+    mask = live[:, None] & (d < D // 2)[None, :]
+    k1, k2 = _half_pair(keys, base + cols[:, None] * D + d[None, :], mask, D)
+    v1, v2 = _half_pair(values, base + cols[:, None] * D + d[None, :], mask, D)
+    scores = tl.sum(k1.to(tl.float32) * q1.to(tl.float32) + k2.to(tl.float32) * q2.to(tl.float32), 1) * scale
+    scores = tl.where(live, scores, float("-inf"))
+    higher = tl.maximum(top, scores)
+    level = tl.where(higher == float("-inf"), 0.0, higher)
+    share, fade = tl.exp2(scores - level), tl.exp2(top - level)
+    sum1 = sum1 * fade[:, None] + share[:, None] * v1.to(tl.float32)
+    sum2 = sum2 * fade[:, None] + share[:, None] * v2.to(tl.float32)
+    return higher, mass * fade + share, sum1, sum2
+
+
+@jit
+def _gather_lanes(top: "Any", mass: "Any", sum1: "Any", sum2: "Any") -> "Any":
+    """All lanes together: maximum and mass [1], weighted sums [1, HALF]."""
+    highest = tl.max(top, 0)
+    weights = tl.exp2(top - tl.where(highest == float("-inf"), 0.0, highest))
+    sum1, sum2 = tl.sum(sum1 * weights[:, None], 0)[None, :], tl.sum(sum2 * weights[:, None], 0)[None, :]
+    one = tl.zeros([1], tl.float32)
+    return one + highest, one + tl.sum(mass * weights, 0), sum1, sum2
+
+
+@jit
 def _fold_own(
     q1: "Any", q2: "Any", k1: "Any", k2: "Any", v1: "Any", v2: "Any", scale: "Any",
     top: "Any", mass: "Any", sum1: "Any", sum2: "Any",
@@ -172,17 +204,26 @@ def _decode(
         q1, q2 = _turned(q1, q2, cos[None, :], sin[None, :])
         new1, new2 = _turned(new1, new2, cos, sin)
     base = row * row_stride + group * head_stride
-    top = tl.full([BH], float("-inf"), tl.float32)
-    mass = tl.zeros([BH], tl.float32)
-    sum1, sum2 = tl.zeros([BH, HALF], tl.float32), tl.zeros([BH, HALF], tl.float32)
+    lanes: tl.constexpr = BN if BH == 1 else BH
+    top = tl.full([lanes], float("-inf"), tl.float32)
+    mass = tl.zeros([lanes], tl.float32)
+    sum1, sum2 = tl.zeros([lanes, HALF], tl.float32), tl.zeros([lanes, HALF], tl.float32)
     slot, full = place % columns, tl.minimum(place, columns)  # a ring's own column holds what fell out of the window
     size = tl.cdiv(tl.cdiv(full, PARTS), BN) * BN
     stop = tl.minimum(part * size + size, full)
     for start in range(part * size, stop, BN):
         live = (start + n < stop) & (start + n != slot)
-        top, mass, sum1, sum2 = _fold(
-            q1, q2, keys, values, base, start + n, live, live[None, :], scale, top, mass, sum1, sum2, D, HALF, PRECISION
-        )
+        if BH == 1:
+            top, mass, sum1, sum2 = _fold_lanes(
+                q1, q2, keys, values, base, start + n, live, scale, top, mass, sum1, sum2, D, HALF
+            )
+        else:
+            sight = live[None, :]
+            top, mass, sum1, sum2 = _fold(
+                q1, q2, keys, values, base, start + n, live, sight, scale, top, mass, sum1, sum2, D, HALF, PRECISION
+            )
+    if BH == 1:
+        top, mass, sum1, sum2 = _gather_lanes(top, mass, sum1, sum2)
     if part == 0:  # the token itself, from registers; and into the cache
         _put(keys, base + slot * D + d, new1, new2, real, D)
         _put(values, base + slot * D + d, fresh1, fresh2, real, D)
