@@ -75,11 +75,12 @@ def compare(kind, vocab):
         assert tied == sorted(tied, reverse=True), one
 
 
-@pytest.mark.parametrize("block", [kernels_filter.BLOCK, 128], ids=["held", "in pieces"])
-@pytest.mark.parametrize("vocab", [13, 300])
+@pytest.mark.parametrize(("vocab", "held"), [(13, True), (300, True), (13, False), (300, False)])
 @pytest.mark.parametrize("kind", SHAPES.values(), ids=SHAPES)
-def test_the_tokens_kept_are_those_of_the_rules(kind, vocab, block, monkeypatch):
-    monkeypatch.setattr(kernels_filter, "BLOCK", block)
+def test_the_tokens_kept_are_those_of_the_rules(kind, vocab, held, monkeypatch):
+    """Vocabularies that fill one piece, or several and part of another; held or read again."""
+    monkeypatch.setattr(kernels_filter, "BLOCK", 64)
+    monkeypatch.setattr(kernels_filter, "HELD", 1000 if held else 0)
     compare(kind, vocab)
 
 
