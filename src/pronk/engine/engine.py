@@ -193,7 +193,7 @@ class Engine:
 
     def _checked(self, place: int, prompt: Sequence[int], longest: int) -> list[int]:
         """The ids as a list of ints, if this model can take them."""
-        ids, vocab = [int(i) for i in prompt], self.model.config.vocab
+        ids, vocab = list(map(int, prompt)), self.model.config.vocab
         if not ids:
             raise UserError(f"prompt {place} is empty: give at least one token, such as the beginning-of-text id")
         if len(ids) > longest:
