@@ -44,6 +44,21 @@ def test_linear(rows, width, out, kind):
     assert add is None or found is add
 
 
+@pytest.mark.parametrize("gate", [False, True])
+def test_a_product_keeps_the_squares_that_the_next_norm_needs(gate):
+    """o's or down's product into x, then a normed product of x that reads sums of squares in place of x's rows."""
+    x, inner, matrix = noise(5, 72), noise(5, 40, seed=1), noise(72, 40, seed=2, by=40**-0.5)
+    weight = noise(2 * 24, 72, seed=3, by=72**-0.5)
+    wanted = x + F.linear(inner, matrix)
+    squares = torch.full((5, kernels.pieces(72)), torch.nan, device=DEVICE)
+    assert kernels.linear(inner, matrix, add=x, squares=squares) is x
+    near(x, wanted)
+    near(squares.sum(1), wanted.square().sum(1))
+    normed = F.linear(F.rms_norm(wanted, (72,), None, 1e-3), weight)
+    normed = F.silu(normed[:, :24]) * normed[:, 24:] if gate else normed
+    near(kernels.linear(x, weight, 1e-3, gate=gate, squares=squares), normed)
+
+
 def test_norm_and_gate():
     x, gain = noise(5, 300), noise(300, seed=1)
     near(kernels.norm(x, 1e-5, gain), F.rms_norm(x, (300,), gain, 1e-5))
@@ -110,6 +125,18 @@ def test_decode_attention(shape, rotary, parts):
         args = (q[None, :, None], keys[row, None, :, : place + 1], values[row, None, :, : place + 1])
         seen = torch.ones(1, 1, 1, place + 1, dtype=torch.bool, device=DEVICE)
         near(found[row], attend(*args, seen, scale).flatten())
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_lane_a_column_gives_what_tensor_cores_give(parts):
+    """For one query a key; the blocks of columns leave some over."""
+    shape, places = kernels_attention.Heads(3, 3, 20, 0.3), torch.tensor([[0], [45], [150]], device=DEVICE)
+    qkv, found = noise(3, 9 * 20, seed=1), []
+    for blocks in ((True, 32, 1, 1), (True, 16, 2, 3), (False, 32, 2, 2)):
+        keys, values = cache(shape, 3)
+        found.append(kernels_attention.decode(qkv, shape, tables(20), places, keys, values, parts, blocks=blocks))
+    near(found[0], found[2])
+    near(found[1], found[2])
 
 
 @pytest.mark.parametrize("parts", [1, 4])

@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from itertools import chain
 from typing import Any, TypeGuard, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -106,7 +108,8 @@ class GpuTwin(Widened):
 
         def attend(layer: int, qkv: Tensor) -> Tensor:
             given = (self.shape, self.rotary, positions, cache.keys[layer], cache.values[layer], parts)
-            return kernels_attention.decode(qkv, *given, self.layers[layer].gains)
+            chained = self.layers[layer].chains(len(tokens))
+            return kernels_attention.decode(qkv, *given, self.layers[layer].gains, chained=chained)
 
         x = self._through(self._embedded(tokens, positions), attend)
         norm = cast(nn.RMSNorm | nn.LayerNorm, self._of.norm)
@@ -159,18 +162,21 @@ class GpuTwin(Widened):
 
     def _through(self, x: Tensor, attend: Callable[[int, Tensor], Tensor]) -> Tensor:
         """All blocks; x [M, D] is overwritten. attend: layer and qkv [M, ..] -> [M, heads * head_dim]."""
+        squares = None
         for number, layer in enumerate(self.layers):
-            x = layer.forward(x, number, attend)
+            x, squares = layer.forward(x, number, attend, squares)
         return x
 
 
 def _packed(group: list[tuple[Sequence[int], int, int]]) -> tuple[Tensor, Tensor]:
-    """Columns and work for `take_in`, of ids each with its row and first position."""
-    columns = [[i for ids, _, _ in group for i in ids]]  # lists: torch's threads take longer to wake up
-    columns += [[start + at for ids, _, start in group for at in range(len(ids))]]
-    columns += [[row for ids, row, _ in group for _ in ids]]
-    work = kernels_prefill.tiles([len(ids) for ids, _, _ in group], [row for _, row, _ in group])
-    return torch.tensor(columns), work
+    """Columns and work for `take_in`, of ids each with its row and first position. By numpy: torch.tensor takes five
+    times as long for a list, and torch's threads take long to wake up."""
+    lengths = [len(ids) for ids, _, _ in group]
+    total, rows = sum(lengths), [row for _, row, _ in group]
+    ahead = np.cumsum(lengths) - lengths - [start for _, _, start in group]  # of a token's place in the pack
+    ids = np.fromiter(chain.from_iterable(ids for ids, _, _ in group), np.int64, total)
+    columns = np.stack([ids, np.arange(total) - np.repeat(ahead, lengths), np.repeat(rows, lengths)])
+    return torch.from_numpy(columns), kernels_prefill.tiles(lengths, rows)
 
 
 class Joined:
@@ -206,33 +212,51 @@ class Joined:
         if self.qkv_bias is not None:
             torch.cat((a.q.bias, a.k.bias, a.v.bias), out=self.qkv_bias)
 
-    def forward(self, x: Tensor, number: int, attend: Callable[[int, Tensor], Tensor]) -> Tensor:
-        """x [M, D], which is overwritten."""
-        qkv = self._normed(x, 0, self.qkv, self.qkv_bias)
-        x = self._added(x, attend(number, qkv), self.o)
+    def chains(self, rows: int) -> bool:
+        """Whether every product of the layer is our own for so many rows, from two on."""
+        width = self.o.out_features
+        return self.rms and width < kernels.NARROW and 1 < rows and kernels.few(rows, width)
+
+    def forward(
+        self, x: Tensor, number: int, attend: Callable[[int, Tensor], Tensor], squares: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """x [M, D], which is overwritten; squares: as kernels.linear keeps them of x, where it does."""
+        qkv = self._normed(x, 0, self.qkv, self.qkv_bias, squares=squares)
+        x, squares = self._added(x, attend(number, qkv), self.o)
         gated = self.kind in ("swiglu", "swiglu-single")
-        if gated and len(x) <= kernels.FEW:
-            inner = kernels.linear(x, self.up, self.eps, bias=self.up_bias, gate=True)
+        if gated and self.rms and kernels.few(*x.shape):
+            inner = kernels.linear(x, self.up, self.eps, bias=self.up_bias, gate=True, squares=squares)
         else:
-            inner = kernels.active(self._normed(x, 1, self.up, self.up_bias, gated), self.kind)
+            inner = kernels.active(self._normed(x, 1, self.up, self.up_bias, gated, squares), self.kind)
         return self._added(x, inner, self.down)
 
-    def _normed(self, x: Tensor, which: int, weight: Tensor, bias: Tensor | None, large: bool = False) -> Tensor:
+    def _normed(
+        self,
+        x: Tensor,
+        which: int,
+        weight: Tensor,
+        bias: Tensor | None,
+        large: bool = False,
+        squares: Tensor | None = None,
+    ) -> Tensor:
         """norm(x) weight^T + bias."""
-        if self.rms and not large and len(x) <= (kernels.FEW if weight.shape[1] < 2048 else 1):
-            return kernels.linear(x, weight, self.eps, bias=bias)
+        if self.rms and not large and (len(x) == 1 or self.chains(len(x))):
+            return kernels.linear(x, weight, self.eps, bias=bias, squares=squares)
         norm = self.norms[which]
         shift = norm.bias if isinstance(norm, nn.LayerNorm) else None
         x = kernels.norm(x, self.eps, None if self.rms else norm.weight, shift)
         return kernels.linear(x, weight, bias=bias) if len(x) == 1 else F.linear(x, weight, bias)
 
-    @staticmethod
-    def _added(x: Tensor, inner: Tensor, matrix: nn.Linear) -> Tensor:
-        """x + inner weight^T + bias."""
-        if len(x) == 1:
-            return kernels.linear(inner, matrix.weight, bias=matrix.bias, add=x)
+    def _added(self, x: Tensor, inner: Tensor, matrix: nn.Linear) -> tuple[Tensor, Tensor | None]:
+        """x + inner weight^T + bias, with the squares that the next norm needs where our own product is as fast."""
+        M, D = x.shape
+        if M == 1:
+            return kernels.linear(inner, matrix.weight, bias=matrix.bias, add=x), None
+        if self.chains(M):
+            squares = torch.empty(M, kernels.pieces(D), device=x.device)
+            return kernels.linear(inner, matrix.weight, bias=matrix.bias, add=x, squares=squares), squares
         x.addmm_(inner, matrix.weight.t())
-        return x if matrix.bias is None else x.add_(matrix.bias)
+        return x if matrix.bias is None else x.add_(matrix.bias), None
 
 
 def _join(parts: Sequence[Tensor], out: Tensor, gain: Tensor | None) -> None:

@@ -40,10 +40,11 @@ def fetch(places: "Any") -> None:
     tl.inline_asm_elementwise("prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [places], tl.int32, False, 1)
 
 
-def early(rows: int) -> bool:
-    """Whether kernels may start while those before them end (programmatic dependent launch): a tenth for one row, whose
-    kernels are short; many rows lose by it, since what waits takes room from what works (LOG.md)."""
-    return EARLY and rows == 1
+def early(rows: int, chained: bool = False) -> bool:
+    """Whether a kernel may start while the one before it ends (programmatic dependent launch): a tenth for one row,
+    whose kernels are short. Up to 64 gain where all kernels around are `chained`, ours and narrow, and let the next one
+    in after their loops; they lose beside the library's, since what waits takes room from what works (LOG.md)."""
+    return EARLY and (rows == 1 or (chained and rows <= 64))
 
 
 def ceil(number: int, size: int) -> int:

@@ -10,7 +10,13 @@ from torch import Tensor
 
 from pronk.models.jit import begin, ceil, constexpr, early, fetch, jit, power, tl, wait
 
-FEW = 64  # rows up to which `linear` is faster than the library's product with kernels around it
+PIECE = 16  # columns of a block where sums of squares are kept
+NARROW = 2048  # width from which the library's products are the faster ones from two rows on
+
+
+def few(rows: int, width: int) -> bool:
+    """Whether `linear` is faster than the library's product with kernels around it."""
+    return rows <= (128 if width < NARROW else 64)
 
 
 def precision() -> str:
@@ -26,28 +32,39 @@ def linear(
     bias: Tensor | None = None,
     add: Tensor | None = None,
     gate: bool = False,
+    squares: Tensor | None = None,
 ) -> Tensor:
     """x [M, K] and weight [N, K] -> [M, N], for few rows, with everything around the product in one kernel.
 
     eps: x is normalised first (RMSNorm), with gain [K] where it is not in the weight already. bias [N]. add [M, N]: the
     result is added to it in place. gate: weight holds a gate and an up half; the result is silu(gate) * up, [M, N / 2].
+    squares [M, pieces(width)], for more rows than one: with add, filled with sums of squares of pieces of the result's
+    rows; with eps, those of x, so that the norm need not look at all of x first. Where they are handed on, all kernels
+    of a layer are ours, and each starts while the last ends.
     """
     M, K = x.shape
     N = len(weight) // 2 if gate else len(weight)
     out = torch.empty(M, N, dtype=x.dtype, device=x.device) if add is None else add
     flags = {"NORM": eps is not None, "GAIN": gain is not None, "GATE": gate, "ADD": add is not None}
     given = (x, weight, x if gain is None else gain, x if bias is None else bias, out)
-    flags |= {"BIAS": bias is not None, "EARLY": early(M), "launch_pdl": early(M)}
+    soon = early(M, chained=squares is not None)
+    flags |= {"BIAS": bias is not None, "EARLY": soon, "launch_pdl": soon}
     if M == 1:
         BN, BK, warps = _matvec_blocks(N, K)
         _matvec[(ceil(N, BN),)](*given, N, K, eps or 0.0, **flags, BN=BN, BK=BK, num_warps=warps)
         return out
-    BM, BN, BK, warps, stages = _linear_blocks(M, N, K, gate)
+    BM, BN, BK, warps, stages = _linear_blocks(M, N, gate, add is not None and squares is not None)
     grid = (ceil(M, BM), ceil(N, BN))
-    sizes = {"BM": BM, "BN": BN, "BK": BK, "LINES": power(ceil(K * weight.itemsize, 128), 1)}
+    sizes: dict[str, Any] = {"BM": BM, "BN": BN, "BK": BK, "LINES": power(ceil(K * weight.itemsize, 128), 1)}
     sizes |= {"PRECISION": precision(), "num_warps": warps, "num_stages": stages}
-    _linear[grid](*given, M, N, K, eps or 0.0, **flags, **sizes)
+    sums, count = (x, 0) if squares is None else (squares, squares.shape[1])
+    _linear[grid](*given, sums, M, N, K, eps or 0.0, SUMS=count, LANES=power(count), **flags, **sizes)
     return out
+
+
+def pieces(width: int) -> int:
+    """Into how many pieces `linear` cuts a row of so many columns where it fills `squares`."""
+    return ceil(width, PIECE)
 
 
 def _matvec_blocks(N: int, K: int) -> tuple[int, int, int]:
@@ -57,18 +74,19 @@ def _matvec_blocks(N: int, K: int) -> tuple[int, int, int]:
     return (2, 1024, 4) if K >= 1024 else (4, power(K), 4)
 
 
-def _linear_blocks(M: int, N: int, K: int, gate: bool) -> tuple[int, int, int, int, int]:
+def _linear_blocks(M: int, N: int, gate: bool, narrow: bool) -> tuple[int, int, int, int, int]:
     """Rows, columns, depth, warps and stages of a block: small enough that a narrow product still fills the GPU."""
+    if narrow:
+        return power(min(M, 64)), PIECE, 128, 4, 4
     if gate:
         return power(min(M, 64)), 16 if N <= 2048 and M > 16 else 32 if N <= 2048 else 64, 128, 4, 3
-    if N <= 1024 and M > 16:
-        return 32, 16, 128, 4, 4
     return power(min(M, 64)), 32, 64, 4, 5
 
 
 @jit
 def _linear(
-    x: "Any", w: "Any", gain: "Any", bias: "Any", out: "Any", M: "Any", N: "Any", K: "constexpr", eps: "Any",
+    x: "Any", w: "Any", gain: "Any", bias: "Any", out: "Any", sums: "Any", M: "Any", N: "Any", K: "constexpr",
+    eps: "Any", SUMS: "constexpr", LANES: "constexpr",
     NORM: "constexpr", GAIN: "constexpr", GATE: "constexpr", ADD: "constexpr", BIAS: "constexpr",
     PRECISION: "constexpr", EARLY: "constexpr", BM: "constexpr", BN: "constexpr", BK: "constexpr", LINES: "constexpr",
 ) -> None:  # fmt: skip
@@ -81,27 +99,33 @@ def _linear(
     other = tl.zeros([BM, BN], tl.float32)
     squares = tl.zeros([BM], tl.float32)
     if EARLY:
-        begin()
         line = tl.arange(0, LINES) * (128 // w.dtype.element_ty.primitive_bitwidth * 8)
         first = w + tl.minimum(cols, N - 1)[:, None].to(tl.int64) * K + tl.minimum(line, K - 1)[None, :]
         fetch(first)
         if GATE:
             fetch(first + half)
         wait()
+    if NORM and SUMS:
+        lane = tl.arange(0, LANES)
+        there = (rows[:, None] < M) & (lane[None, :] < SUMS)
+        squares = tl.sum(tl.load(sums + rows[:, None] * SUMS + lane[None, :], mask=there, other=0.0), 1)
     for k in range(0, K, BK):
         inside = ks + k < K
         mask = (cols[None, :] < N) & inside[:, None]
         b = tl.load(ws + k, mask=mask, other=0.0)
         a = tl.load(xs + k, mask=(rows[:, None] < M) & inside[None, :], other=0.0)
-        if NORM:
+        if NORM and (GAIN or not SUMS):
             full = a.to(tl.float32)
-            squares += tl.sum(full * full, 1)
+            if not SUMS:
+                squares += tl.sum(full * full, 1)
             if GAIN:
                 a = (full * tl.load(gain + k + ks, mask=inside, other=0.0)[None, :]).to(b.dtype)
         total = tl.dot(a, b, total, input_precision=PRECISION)
         if GATE:
             up = tl.load(ws + half + k, mask=mask, other=0.0)
             other = tl.dot(a, up, other, input_precision=PRECISION)
+    if EARLY:
+        begin()
     if NORM:
         scale = tl.rsqrt(squares / K + eps)[:, None]
         total *= scale
@@ -116,6 +140,9 @@ def _linear(
     valid = (rows[:, None] < M) & (cols[None, :] < N)
     if ADD:
         total += tl.load(places, mask=valid, other=0.0)
+        if SUMS:
+            kept = tl.where(valid, total.to(out.dtype.element_ty).to(tl.float32), 0.0)
+            tl.store(sums + rows * SUMS + tl.program_id(1), tl.sum(kept * kept, 1), mask=rows < M)
     tl.store(places, total, mask=valid)
 
 

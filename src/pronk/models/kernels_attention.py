@@ -14,7 +14,6 @@ from pronk.models.kernels import precision
 
 LOG2E = 1.4426950408889634
 SPLIT = 512  # columns that one program reads where there are too few rows to fill the GPU
-ONE = 1
 PROGRAMS = 2112  # 16 for each multiprocessor of an H100
 
 
@@ -43,15 +42,16 @@ def decode(
     values: Tensor,
     parts: int = 1,
     gains: tuple[Tensor, Tensor] | None = None,
-    blocks: tuple[int, int, int] | None = None,
+    blocks: tuple[bool, int, int, int] | None = None,
+    chained: bool = False,
 ) -> Tensor:
     """One token a row: turn its query and key, store its key and value, attend to all of the row up to it.
 
     positions [M, 1], -1 = nobody. keys, values [rows, kv_heads, columns, head_dim] of this layer; token m belongs to
     row m. A ring, shorter than a text, holds position p in column p modulo its size; the last column is nobody's.
-    parts: from `splits`. gains: of norms of queries and keys, [head_dim] each, where there are such. blocks: columns
-    read at a time, warps, stages; None = as measured best. Returns [M, heads * head_dim]; what stands in nobody's row
-    is undefined.
+    parts: from `splits`. gains: of norms of queries and keys, [head_dim] each, where there are such. blocks: as from
+    `_decode_blocks`, which holds what was measured best. chained: as in jit.early. Returns [M, heads * head_dim]; what
+    stands in nobody's row is undefined.
     """
     H, G, D, scale, eps = shape
     M = len(qkv)
@@ -59,13 +59,15 @@ def decode(
     partial = torch.empty(M, parts, H, D + 2, device=qkv.device) if parts > 1 else out
     cosine, sine = rotary or (qkv, qkv)
     gain_q, gain_k = gains or (qkv, qkv)
-    block, warps, stages = blocks or ((64, 4, 2) if H == G and D <= 64 else (64, 4, 3))
+    lanes, block, warps, stages = blocks or _decode_blocks(M, H // G, D, parts)
+    soon = early(M, chained)
     _decode[(G, M, parts)](
         *(qkv, cosine, sine, gain_q, gain_k, positions, keys, values, partial, scale * LOG2E, eps),
         *(qkv.stride(0), positions.stride(0), keys.stride(0), keys.stride(1), keys.shape[2] - 1, H, G, D),
-        **{"HALF": power(D // 2), "BH": ONE if H == G else power(H // G), "BN": block, "PARTS": parts},
-        **{"ROTARY": rotary is not None, "NORM": gains is not None, "PRECISION": precision(), "EARLY": early(M)},
-        **{"num_warps": warps, "num_stages": stages, "launch_pdl": early(M)},
+        **{"HALF": power(D // 2), "BH": 1 if lanes else power(H // G), "BN": block, "PARTS": parts},
+        **{"ROTARY": rotary is not None, "NORM": gains is not None, "PRECISION": precision(), "EARLY": soon},
+        **{"STAGES": stages, "LATE": M > 1},
+        **{"num_warps": warps, "num_stages": stages, "launch_pdl": soon},
     )
     if parts > 1:
         last = {"num_warps": 1, "launch_pdl": early(M)}
@@ -73,6 +75,16 @@ def decode(
             partial, out, positions, positions.stride(0), H, D, PARTS=parts, BD=power(D), EARLY=early(M), **last
         )
     return out
+
+
+def _decode_blocks(M: int, group: int, D: int, parts: int) -> tuple[bool, int, int, int]:
+    """For M rows with so many queries a key: whether each column has a lane of its own; columns, warps and stages of a
+    block."""
+    if group > 1 or D > 64:
+        return (False, 64, 4, 3) if parts > 1 or D > 64 else (False, 32, 2, 3)
+    if parts > 1:
+        return True, 64, 2, 1
+    return (True, 32, 2, 3) if M <= 32 else (True, 32 if M <= 256 else 16, 1, 1)
 
 
 @jit
@@ -172,23 +184,56 @@ def _fold_own(
 
 
 @jit
+def _past(
+    q1: "Any", q2: "Any", keys: "Any", values: "Any", base: "Any", first: "Any", stop: "Any", slot: "Any", scale: "Any",
+    D: "constexpr", HALF: "constexpr", BH: "constexpr", BN: "constexpr", PRECISION: "constexpr", STAGES: "constexpr",
+) -> "Any":  # fmt: skip
+    """Attend to the columns from first to stop, but for the token's own."""
+    n = tl.arange(0, BN)
+    lanes: tl.constexpr = BN if BH == 1 else BH
+    top, mass = tl.full([lanes], float("-inf"), tl.float32), tl.zeros([lanes], tl.float32)
+    sum1, sum2 = tl.zeros([lanes, HALF], tl.float32), tl.zeros([lanes, HALF], tl.float32)
+    if BH == 1:
+        for start in tl.range(first, stop, BN, num_stages=STAGES):
+            live = (start + n < stop) & (start + n != slot)
+            top, mass, sum1, sum2 = _fold_lanes(
+                q1, q2, keys, values, base, start + n, live, scale, top, mass, sum1, sum2, D, HALF
+            )
+        top, mass, sum1, sum2 = _gather_lanes(top, mass, sum1, sum2)
+    else:
+        for start in range(first, stop, BN):
+            live = (start + n < stop) & (start + n != slot)
+            top, mass, sum1, sum2 = _fold(
+                q1, q2, keys, values, base, start + n, live, live[None, :], scale,
+                top, mass, sum1, sum2, D, HALF, PRECISION,
+            )  # fmt: skip
+    return top, mass, sum1, sum2
+
+
+@jit
 def _decode(
     qkv: "Any", cosine: "Any", sine: "Any", gain_q: "Any", gain_k: "Any", positions: "Any", keys: "Any", values: "Any",
     out: "Any", scale: "Any", eps: "Any",
     qkv_row: "Any", position_row: "Any", row_stride: "Any", head_stride: "Any", columns: "Any",
     H: "constexpr", G: "constexpr", D: "constexpr", HALF: "constexpr", BH: "constexpr", BN: "constexpr",
     PARTS: "constexpr",
-    ROTARY: "constexpr", NORM: "constexpr", PRECISION: "constexpr", EARLY: "constexpr",
+    ROTARY: "constexpr", NORM: "constexpr", PRECISION: "constexpr", EARLY: "constexpr", LATE: "constexpr",
+    STAGES: "constexpr",
 ) -> None:  # fmt: skip
-    if EARLY:
-        begin()
-        wait()
     group, row, part = tl.program_id(0), tl.program_id(1).to(tl.int64), tl.program_id(2)
+    base = row * row_stride + group * head_stride
+    if EARLY:
+        if not LATE:
+            begin()
+        wait()
     place = tl.load(positions + row * position_row)
     if place < 0:
         return
+    slot, full = place % columns, tl.minimum(place, columns)  # a ring's own column holds what fell out of the window
+    size = tl.cdiv(tl.cdiv(full, PARTS), BN) * BN
+    stop = tl.minimum(part * size + size, full)
     R = H // G
-    h, d, n = tl.arange(0, BH), tl.arange(0, HALF), tl.arange(0, BN)
+    h, d = tl.arange(0, BH), tl.arange(0, HALF)
     real = d < D // 2
     own = (h[:, None] < R) & real[None, :]
     q1, q2 = _half_pair(qkv, row * qkv_row + (group * R + h[:, None]) * D + d[None, :], own, D)
@@ -203,27 +248,11 @@ def _decode(
         sin = tl.load(sine + place * (D // 2) + d, mask=real, other=0.0).to(tl.float32)
         q1, q2 = _turned(q1, q2, cos[None, :], sin[None, :])
         new1, new2 = _turned(new1, new2, cos, sin)
-    base = row * row_stride + group * head_stride
-    lanes: tl.constexpr = BN if BH == 1 else BH
-    top = tl.full([lanes], float("-inf"), tl.float32)
-    mass = tl.zeros([lanes], tl.float32)
-    sum1, sum2 = tl.zeros([lanes, HALF], tl.float32), tl.zeros([lanes, HALF], tl.float32)
-    slot, full = place % columns, tl.minimum(place, columns)  # a ring's own column holds what fell out of the window
-    size = tl.cdiv(tl.cdiv(full, PARTS), BN) * BN
-    stop = tl.minimum(part * size + size, full)
-    for start in range(part * size, stop, BN):
-        live = (start + n < stop) & (start + n != slot)
-        if BH == 1:
-            top, mass, sum1, sum2 = _fold_lanes(
-                q1, q2, keys, values, base, start + n, live, scale, top, mass, sum1, sum2, D, HALF
-            )
-        else:
-            sight = live[None, :]
-            top, mass, sum1, sum2 = _fold(
-                q1, q2, keys, values, base, start + n, live, sight, scale, top, mass, sum1, sum2, D, HALF, PRECISION
-            )
-    if BH == 1:
-        top, mass, sum1, sum2 = _gather_lanes(top, mass, sum1, sum2)
+    top, mass, sum1, sum2 = _past(
+        q1, q2, keys, values, base, part * size, stop, slot, scale, D, HALF, BH, BN, PRECISION, STAGES
+    )
+    if EARLY and LATE:
+        begin()
     if part == 0:  # the token itself, from registers; and into the cache
         _put(keys, base + slot * D + d, new1, new2, real, D)
         _put(values, base + slot * D + d, fresh1, fresh2, real, D)
