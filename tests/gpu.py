@@ -360,12 +360,14 @@ def main(words):
     if not torch.cuda.is_available():
         print("make gpu: skipped, torch finds no CUDA GPU here")
         return 0
-    chosen = [one for one in CHECKS if not words or one.__name__ in words]
-    results = [(one.__name__.replace("_", " "), *check(one)) for one in chosen]
-    print(f"\n{torch.cuda.get_device_name()}, torch {torch.__version__}")
-    for name, passed, seconds, line in results:
-        print(f"{'PASS' if passed else 'FAIL'}  {seconds:5.1f} s  {name:28} {line}")
-    return int(not all(passed for _, passed, _, _ in results))
+    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}", flush=True)
+    failed = 0
+    for one in (one for one in CHECKS if not words or one.__name__ in words):
+        passed, seconds, line = check(one)
+        name = one.__name__.replace("_", " ")
+        print(f"{'PASS' if passed else 'FAIL'}  {seconds:5.1f} s  {name:28} {line}", flush=True)
+        failed += not passed
+    return int(failed > 0)
 
 
 if __name__ == "__main__":
