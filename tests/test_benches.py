@@ -41,3 +41,20 @@ def test_families(run, tmp_path, capsys):
     assert found["mistral"]["decoded_per_second"] > 0
     assert set(found["mistral"]["recall"]) == {"64", "128"}
     assert (tmp_path / "families.png").stat().st_size > 10_000
+
+
+def test_sides_wait_for_their_turn_and_tell_why_they_failed(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(BENCH)
+    from side_by_side import Side
+
+    code = f"import sys; sys.path.insert(0, {str(BENCH)!r}); from side_by_side import pause; pause(stage=1); "
+    good, bad = (
+        Side("good", "-c", code + "print('working'); pause(stage=2)"),
+        Side("bad", "-c", code + "assert not 'me'"),
+    )
+    assert good.hear() == bad.hear() == {"stage": 1}
+    for side in (good, bad):
+        side.go()
+    assert good.hear() == {"stage": 2} and bad.hear() is None and bad.hear() is None
+    assert "bad failed" in capsys.readouterr().out
+    good.stop()
