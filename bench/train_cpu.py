@@ -5,6 +5,7 @@ in one process; medians are compared. pronk computes as `--train.precision auto`
 in bf16 by autocast.
 """
 
+import itertools
 import json
 import statistics
 import time
@@ -36,12 +37,10 @@ def pronk_step(precision, compiled):
 def main(compile_too):
     torch.manual_seed(0)
     auto = pick_precision("auto", torch.device("cpu"))
-    sides = {
-        f"pronk {kind}{' compiled' * comp}": pronk_step(kind, comp) for kind in ("fp32", "bf16") for comp in (0, 1)
-    }
-    for kind in ("fp32", "bf16"):
-        for comp in (0, 1):
-            sides[f"transformers {kind}{' compiled' * comp}"] = transformers_step(ROW, bool(comp), "cpu", kind)
+    sides = {}
+    for kind, compiled in itertools.product(("fp32", "bf16"), (False, True) if compile_too else (False,)):
+        sides[f"pronk {kind}{' compiled' * compiled}"] = pronk_step(kind, compiled)
+        sides[f"transformers {kind}{' compiled' * compiled}"] = transformers_step(ROW, compiled, "cpu", kind)
     times = {name: [] for name in sides}
     for turn in range(WARM + ROUNDS):
         for name, step in sides.items():
