@@ -1,6 +1,6 @@
 """Tokens a second of Engine.generate on the CPU beside transformers' generate: a 0.94M Llama, same weights, one call.
 
-Usage: OMP_WAIT_POLICY=PASSIVE python bench/generate_cpu.py [threads, default 2] [repeats, default 5]
+Usage: python bench/generate_cpu.py [threads, default 2] [repeats, default 5]
 Prompts of 16 random ids, 64 new tokens, temperature 1, no filters; ids in, ids out, warm; the fastest of the repeats,
 taken in turns so that a busy neighbour slows both.
 """

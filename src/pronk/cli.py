@@ -25,7 +25,8 @@ def main(words: Sequence[str] | None = None) -> int:
     if words[0] not in COMMANDS:
         return unknown(words[0])
     # GNU OpenMP's threads spin while they wait: beside one busy neighbour two threads run up to 27 times slower
-    # than one. Waiting passively costs nothing on a quiet machine. Read once, when torch is imported.
+    # than one. Waiting passively cost nothing on one quiet machine and up to half on another: OMP_WAIT_POLICY=ACTIVE
+    # is for those who are alone (LOG.md). Read once, when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     return call(words[0], words[1:])
 
