@@ -2,6 +2,7 @@
 
 import functools
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -38,7 +39,9 @@ def advance(w: Weights, memory: Tensor, rows: Columns, start: int, spans: list[i
 @functools.cache
 def scripted() -> Callable[..., None]:
     """`advance` as TorchScript runs it: several threads at a time, where Python runs one."""
-    return cast(Callable[..., None], torch.jit.script(advance))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # nothing else in torch frees Python from a whole step
+        return cast(Callable[..., None], torch.jit.script(advance))
 
 
 def shares(model: object) -> bool:
@@ -62,6 +65,7 @@ class SharedRoom(Room):
                 super().steps(live, spans, use)
             return
         if self.crew is None:
+            scripted()  # compiled by one thread
             self.crew = ThreadPoolExecutor(threads - 1, "pronk-rows", _one_thread)
         mine, *others = pairwise(live * number // parts for number in range(parts + 1))
         with _threads(1):
