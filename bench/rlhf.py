@@ -51,12 +51,12 @@ class Sizes:
 
     width: int = 256
     layers: int = 6
-    stories: int = 6_000
-    requests: int = 24_000
-    pretrain: int = 300  # steps
-    sft: int = 1800
+    stories: int = 10_000
+    requests: int = 60_000
+    pretrain: int = 500  # steps
+    sft: int = 2500
     rows: int = 32
-    votes: int = 24_000
+    votes: int = 30_000
     pairs: int = 16  # of a step of the reward model; of DPO's, twice as many
     rounds: int = 100
     asked: int = 1000  # prompts of a measurement
