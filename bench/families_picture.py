@@ -85,11 +85,10 @@ def dots(axes, found):
             values = [found[name].get(key, math.nan) for name in names]
             one.plot(values, places, "os"[number], color=ON_LIGHT[number], label=label, markersize=6)
         one.margins(x=0.06)
-        if "loss" not in title:
-            one.set_xscale("log")
-            one.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            one.xaxis.set_major_formatter(FuncFormatter(short))
-            one.xaxis.set_minor_formatter(NullFormatter())
+        one.set_xscale("log")
+        one.xaxis.set_major_locator(LogLocator(subs=(1, 3) if "KiB" in title else (1, 2, 5)))
+        one.xaxis.set_major_formatter(FuncFormatter(short))
+        one.xaxis.set_minor_formatter(NullFormatter())
         if len(keys) > 1:
             one.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.06), ncols=2)
     axes[0].set_yticks(list(places), names)
