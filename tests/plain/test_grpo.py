@@ -64,7 +64,7 @@ def scored(policy, reference, samples, algorithm, settings):
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("algorithm", ["grpo", "dr-grpo", "dapo", "rloo"])
 def test_three_updates_equal_the_plain_loop(family, algorithm):
-    ours, samples = model(family), answered()
+    ours, samples = model(family).double(), answered()  # so that only what the library rounds is measured
     reference = near(ours)
     theirs = copy_of(ours)
     settings = AlgorithmConfig(clip=ClipConfig(ratio=0.02, ratio_high=HIGH[algorithm]))
@@ -86,7 +86,7 @@ def test_three_updates_equal_the_plain_loop(family, algorithm):
     )
     assert found[2]["policy/clipfrac"] > 0  # the clip is at work
     assert [m["loss"] for m in found] == pytest.approx(losses, rel=1e-6, abs=1e-6)
-    assert [m["grad_norm"] for m in found] == pytest.approx([n[0] for n in norms], rel=1e-5)
+    assert [m["grad_norm"] for m in found] == pytest.approx([n[0] for n in norms], rel=1e-5, abs=1e-6)
     assert gap(weights(ours), weights(theirs)) < 1e-6
 
 

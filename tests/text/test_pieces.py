@@ -12,7 +12,8 @@ TEXT = "Once upon a time a cat said héllo to the wörld, 世界, and 🙂 said:
 def test_bytes_of_tokens_are_those_of_the_text(kind):
     tokenizer = train([TEXT] * 3, kind, 600 if kind == "unigram" else 330)
     pieces = Pieces(tokenizer)
-    for text in (TEXT, "Ωμέγα 👩‍🚀 zebra", " two  spaces\n\n"):
+    others = ("Ωμέγα 👩‍🚀 zebra", " two  spaces\n\n") if kind != "alphabet" else ()  # which knows what it was shown
+    for text in (TEXT, *others):
         ids = tokenizer.encode(text)
         assert bytes(byte for token in ids for byte in pieces.raw(token)).decode() == text
         whole = [pieces.text(token) for token in ids]
