@@ -212,10 +212,14 @@ class Joined:
         if self.qkv_bias is not None:
             torch.cat((a.q.bias, a.k.bias, a.v.bias), out=self.qkv_bias)
 
-    def chains(self, rows: int) -> bool:
-        """Whether every product of the layer is our own for so many rows, from two on."""
+    def own(self, rows: int) -> bool:
+        """Whether our products of normed vectors are the faster ones for so many rows, from two on."""
         width = self.o.out_features
         return self.rms and width < kernels.NARROW and 1 < rows and kernels.few(rows, width)
+
+    def chains(self, rows: int) -> bool:
+        """Whether o's and down's are ours too. Not in TF32, so that they round as the learner's do."""
+        return self.own(rows) and (self.o.weight.dtype != torch.float32 or kernels.precision() == "ieee")
 
     def forward(
         self, x: Tensor, number: int, attend: Callable[[int, Tensor], Tensor], squares: Tensor | None
@@ -240,7 +244,7 @@ class Joined:
         squares: Tensor | None = None,
     ) -> Tensor:
         """norm(x) weight^T + bias."""
-        if self.rms and not large and (len(x) == 1 or self.chains(len(x))):
+        if self.rms and not large and (len(x) == 1 or self.own(len(x))):
             return kernels.linear(x, weight, self.eps, bias=bias, squares=squares)
         norm = self.norms[which]
         shift = norm.bias if isinstance(norm, nn.LayerNorm) else None
