@@ -31,7 +31,7 @@ from pronk.folders.huggingface import load, load_scorer
 from pronk.learn.build import TrainConfig, pick_device
 from pronk.learn.track import read_metrics
 from pronk.models.config import ModelConfig
-from pronk.world.annotators import utility
+from pronk.world.annotators import utility, wish_in
 
 ALGORITHMS = {
     "reinforce": ("--optim.lr", "4e-4"),
@@ -123,7 +123,9 @@ class Study:
 
     def learn_rewards(self, name, *how):
         """Annotators judge pairs of the storyteller's answers; a reward model learns from them. Says how far to trust
-        it: its rank correlation with true utility on fresh answers."""
+        it on fresh answers: its rank correlation with true utility, among answers to prompts that leave the animal open
+        (comparisons of answers to one prompt say nothing between two that ask for different things) and among all, and
+        how often it orders two answers to a prompt as they truly are."""
         out, s = self.out / name, self.sizes
         words = ("--model", self.folder, "--prompts", self.out / "world" / "prompts.jsonl", "--votes", s.votes)
         words += ("--seed", self.seed, "--out", out / "pairs.jsonl", "--max-tokens", ANSWER, "--slots", 1024)
@@ -132,9 +134,18 @@ class Study:
         words += ("--train.batch", s.pairs, "--train.seed", self.seed, "--train.save-every", 0)
         pronk("reward", *words, "--out", out / "reward")
         fresh, scorer = self.sample(self.first, self.seed + 40, 2), self.scorer(name)
-        scores = score_rows(scorer, [one.prompt_ids + one.ids for one in fresh])
+        scores, gold = score_rows(scorer, [one.prompt_ids + one.ids for one in fresh]), truths(fresh)
+        free = [wish_in(one.prompt.messages[-1].content).kind is None for one in fresh]
+        open_ones = [(a, b) for a, b, is_open in zip(gold, scores, free) if is_open]
+        gaps = [(gold[i] - gold[i + 1], scores[i] - scores[i + 1]) for i in range(0, len(gold), 2)]
+        decided = [a * b > 0 for a, b in gaps if abs(a) > 1e-9]
         report = json.loads((out / "reward" / "report.json").read_text())["validation"]
-        return {"rank": rank_correlation(truths(fresh), scores), "accuracy": report["accuracy"]["value"]}
+        return {
+            "rank": rank_correlation(*zip(*open_ones)),
+            "rank, all prompts": rank_correlation(gold, scores),
+            "true order": sum(decided) / max(1, len(decided)),
+            "accuracy": report["accuracy"]["value"],
+        }
 
     def honest(self):
         return self.learn_rewards("honest") | {"row": {"first model": self.judged(self.folder)}}
@@ -238,7 +249,7 @@ def work(out, seed, sizes, parts):
 
 def tell(seeds):
     """The table: the mean over seeds, and their range of utility. seeds: for each, {part: facts}."""
-    for name in ("well formed", "rank", "accuracy"):
+    for name in ("well formed", "rank", "rank, all prompts", "true order", "accuracy"):
         found = [facts[part][name] for facts in seeds for part in ("base", "honest") if name in facts[part]]
         print(f"{name}: " + ", ".join(f"{value:.3f}" for value in found))
     for facts in seeds:
