@@ -160,11 +160,13 @@ def prototype(name, config, rows, repeats):
     return wall(decode(config, rows, PROMPT, NEW), repeats)
 
 
-def show(row, tokens, found, least, at_least):
-    """One line: each one's figure and its share of the limit."""
-    each = (f"{who} {tokens / seconds:,.0f} ({least / seconds:.0%})" for who, seconds in found.items())
+def show(row, who, tokens, seconds, least, at_least=None):
+    """One figure as soon as it is known, with its share of the limit and what was asked of it."""
     goal = f"; at least {at_least:,}" if at_least else ""
-    print(f"{row:9} {', '.join(each)} tokens/s; limit {tokens / least:,.0f}{goal}", flush=True)
+    print(
+        f"{row:9} {who:24} {tokens / seconds:9,.0f} tokens/s, {least / seconds:.0%} of {tokens / least:,.0f}{goal}",
+        flush=True,
+    )
 
 
 def fixed(row, args, roof):
@@ -172,27 +174,27 @@ def fixed(row, args, roof):
     config = ModelConfig(**SHAPES[name] | {"context": 2048})
     model = build(config, "cuda", seed=0).bfloat16().eval()
     lengths = [(PROMPT, NEW)] * rows
-    least, found = limit(model, lengths, roof), {"pronk": ours(model, lengths, args.repeats)}
+    least, tokens = limit(model, lengths, roof), rows * NEW
+    show(row, "pronk", tokens, ours(model, lengths, args.repeats), least, AT_LEAST.get(row))
     if args.top_p:
-        found["pronk with top-p 0.95"] = ours(model, lengths, args.repeats, 0.95)
+        show(row, "pronk with top-p 0.95", tokens, ours(model, lengths, args.repeats, 0.95), least)
     del model
     clear()
     for who, run in (("prototype", prototype), ("transformers", theirs)):
         if who in args.peers and not (name == "neo" and run is prototype):
-            found |= asked(who, run, (name, config, rows, args.repeats), args)
-    show(row, rows * NEW, found, least, AT_LEAST.get(row))
+            beside(row, who, run, config, least, args)
 
 
-def asked(who, run, given, args):
+def beside(row, who, run, config, least, args):
     """A peer's figure; one that fails or for which there is no time is told of and left out."""
     if time.perf_counter() - args.started > args.seconds:
-        print(f"no time for {who}, {given[0]}:{given[2]}", flush=True)
-        return {}
+        print(f"{row:9} {who}: no time", flush=True)
+        return
+    name, rows = row.split(":")
     try:
-        return {who: run(*given)}
+        show(row, who, int(rows) * NEW, run(name, config, int(rows), args.repeats), least)
     except Exception as error:  # of a package that is not ours: the table goes on without it
-        print(f"{who}, {given[0]}:{given[2]}: {type(error).__name__}: {error}"[:300], flush=True)
-        return {}
+        print(f"{row:9} {who}: {type(error).__name__}: {error}"[:300], flush=True)
     finally:
         clear()
 
@@ -205,9 +207,7 @@ def after(args, roof):
             continue
         config = ModelConfig(**SHAPES[name] | {"context": 2048})
         least = limit(build(config, "cuda", seed=0).bfloat16(), [(PROMPT, NEW)] * int(rows), roof)
-        found = asked("transformers, static cache, compiled", compiled, (name, config, int(rows), args.repeats), args)
-        if found:
-            show(row, int(rows) * NEW, found, least, None)
+        beside(row, "transformers, compiled", compiled, config, least, args)
 
 
 def ragged(row, args, roof):
@@ -215,7 +215,7 @@ def ragged(row, args, roof):
     lengths = [(dice.randint(100, 1024), dice.randint(100, 1024)) for _ in range(256)]
     model = build(ModelConfig(**SHAPES["qwen"] | {"context": 2048}), "cuda", seed=0).bfloat16().eval()
     least, tokens = limit(model, lengths, roof), sum(new for _, new in lengths)
-    show(row, tokens, {"pronk": ours(model, lengths, 2, warm=1)}, least, AT_LEAST[row])
+    show(row, "pronk", tokens, ours(model, lengths, 2, warm=1), least, AT_LEAST[row])
 
 
 def context(row, args, roof, rows=16):
@@ -238,7 +238,8 @@ def context(row, args, roof, rows=16):
     least = kept(config) / roof[0]
     print(
         f"{row:9} {rows} rows, ms a step at {line}; b = {1e9 * slope:.2f} ns a token, "
-        f"{slope / least - 1:+.0%} of bytes over bandwidth"
+        f"{slope / least - 1:+.0%} of bytes over bandwidth",
+        flush=True,
     )
 
 
