@@ -61,6 +61,10 @@ class Scheduler:
         As many tokens for each row as the room's `every`, but none past the first row's full length: results are read
         once for all of them. A row that ends in between stands still.
         """
+        with self.room.steady():
+            return self._step()
+
+    def _step(self) -> list[Request]:
         self._admit()
         if not self.live:
             return []

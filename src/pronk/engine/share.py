@@ -3,11 +3,13 @@
 import functools
 import sys
 import warnings
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from itertools import pairwise
+from functools import partial
+from itertools import accumulate, pairwise
 from typing import cast
 
 import torch
@@ -17,7 +19,7 @@ from pronk.engine.rows import Columns, write_down
 from pronk.engine.sampler import Use, heat, sample
 from pronk.engine.step import Room
 from pronk.engine.twin import Twin, TwinState
-from pronk.engine.twin_step import Weights, hidden, plain
+from pronk.engine.twin_step import Weights, hidden, homes, plain, views
 
 LEAST = 8  # rows for a core
 SMALL = 1 << 24  # parameters: the caches hold few of more, and each core reads them all
@@ -26,8 +28,10 @@ ALONE = 1 << 23  # parameters times rows up to which one core is not slower than
 
 def advance(w: Weights, memory: Tensor, rows: Columns, start: int, spans: list[int], use: Use) -> None:
     """As step.decode without filters and biases, once for each span, of rows that begin at the memory's row `start`."""
+    end = start + rows.tokens.shape[0]
+    kept, begin = views(memory, start, end), homes(memory, torch.arange(start, end))
     for span in spans:
-        x = hidden(w, memory, rows.tokens, rows.positions, start, span)
+        x = hidden(w, kept, begin, rows.tokens, rows.positions, span)
         logits = plain(x, w.head, None, w.few).float()
         if use.heat:
             logits = heat(logits, rows.temperature)
@@ -56,30 +60,54 @@ class SharedRoom(Room):
     20 microseconds; on rows of their own they meet once. Each works with one thread."""
 
     crew: ThreadPoolExecutor | None = field(default=None, repr=False)
+    threads: int = 1
+
+    def steady(self) -> AbstractContextManager[None]:
+        """One thread for all that is small. OpenMP's other threads keep looking for work for milliseconds after each
+        operator that they shared, on the cores that the crew needs."""
+        self.threads = torch.get_num_threads()
+        return _threads(1)
 
     def steps(self, live: int, spans: Sequence[int], use: Use) -> None:
-        threads, size = torch.get_num_threads(), cast(Twin, self.model).size
-        parts = min(threads, live // LEAST)
+        parts = min(self.threads, live // LEAST)
         if parts < 2 or use.filtered or use.adjust:
-            with _threads(1 if live * size <= ALONE else threads):
+            with _threads(self._fitting(live)), torch.inference_mode():
                 super().steps(live, spans, use)
             return
-        if self.crew is None:
-            scripted()  # compiled by one thread
-            self.crew = ThreadPoolExecutor(threads - 1, "pronk-rows", _one_thread)
-        mine, *others = pairwise(live * number // parts for number in range(parts + 1))
-        with _threads(1):
-            waiting = [self.crew.submit(self._part, *other, spans, use) for other in others]
-            self._part(*mine, spans, use)
-            for part in waiting:
-                part.result()
+        borders = pairwise(live * number // parts for number in range(parts + 1))
+        self._together([partial(self._part, *border, spans, use) for border in borders])
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def _part(self, start: int, end: int, spans: Sequence[int], use: Use) -> None:
         twin, state = cast(Twin, self.model), cast(TwinState, self.state)
         # There is nothing to gain by its optimizer, which makes the first calls slow.
         with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
             scripted()(twin.weights, state.memory, self.rows.part(start, end), start, list(spans), use)
+
+    def _take_in(self, ids: Sequence[Sequence[int]], row: int, starts: Sequence[int]) -> None:
+        ends = list(accumulate(map(len, ids), initial=0))  # of each prompt, in tokens
+        parts = min(self.threads, len(ids))
+        if parts < 2 or ends[-1] < LEAST * parts:
+            with _threads(self._fitting(ends[-1])):
+                super()._take_in(ids, row, starts)
+            return
+        borders = pairwise(bisect_left(ends, ends[-1] * number / parts) for number in range(parts + 1))
+        take_in = super()._take_in
+        self._together([partial(take_in, ids[a:b], row + a, starts[a:b]) for a, b in borders if a < b])
+
+    def _fitting(self, rows: int) -> int:
+        """Threads for operators on so many tokens at once."""
+        return 1 if rows * cast(Twin, self.model).size <= ALONE else self.threads
+
+    def _together(self, parts: Sequence[Callable[[], None]]) -> None:
+        """Each part on a core of its own."""
+        if self.crew is None:
+            scripted()  # compiled by one thread
+            self.crew = ThreadPoolExecutor(self.threads - 1, "pronk-rows", _one_thread)
+        waiting = [self.crew.submit(part) for part in parts[1:]]
+        parts[0]()
+        for part in waiting:
+            part.result()
 
 
 @contextmanager

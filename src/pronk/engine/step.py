@@ -1,7 +1,7 @@
 """One token for every live row: model, rules, draw, bookkeeping; on tensors that stay, so a CUDA graph can hold it."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, cast
 
@@ -61,6 +61,10 @@ class Room:
 
     def __post_init__(self) -> None:
         self.asked = self.asked or self.rows.slots
+
+    def steady(self) -> AbstractContextManager[None]:
+        """What holds while a scheduler takes a step."""
+        return nullcontext()
 
     def decode(self, live: int, span: int, use: Use) -> None:
         """A token for each of the first `live` rows."""

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pronk.engine.twin_step import Layer, Weights, hidden, joined, norm, places, plain, rest
+from pronk.engine.twin_step import Layer, Weights, hidden, homes, joined, norm, places, plain, rest, views
 from pronk.models.attention import Attention, attend, visible
 from pronk.models.build import Model
 from pronk.models.config import ModelConfig
@@ -82,7 +82,7 @@ class Twin:
             embed=model.embed.weight.detach(),
             turns=torch.complex(rotary.cosine.float(), rotary.sine.float()),
             norm=_rooted(cast(nn.RMSNorm, model.norm)).detach(),
-            head=model.head.weight.detach(),
+            head=model.head.weight.detach().t(),
             least=torch.tensor((c.norm_eps * c.width) ** 0.5, dtype=self.dtype),
             eps=c.norm_eps,
             heads=c.heads,
@@ -111,7 +111,9 @@ class Twin:
         at = torch.arange(T).expand_as(tokens) if positions is None else positions
         part = cast(TwinState | None, state)
         if part is not None and T == 1 and not part.fresh and isinstance(part.rows, slice):
-            x = hidden(self.weights, part.memory, tokens, at, part.rows.start, part.span)
+            start, end = part.rows.start, part.rows.stop
+            kept, begin = views(part.memory, start, end), homes(part.memory, torch.arange(start, end))
+            x = hidden(self.weights, kept, begin, tokens, at, part.span)
         else:
             x = self._forward(tokens, at, documents, part)
         return Output(x.view(B, T, -1), self.head)
@@ -147,7 +149,7 @@ class TwinHead(Head):
         self.few = few
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return plain(hidden.flatten(0, -2), self.weight, None, self.few).view(*hidden.shape[:-1], -1)
+        return plain(hidden.flatten(0, -2), self.weight.t(), None, self.few).view(*hidden.shape[:-1], -1)
 
 
 def _layer(block: Block, config: ModelConfig) -> Layer:
@@ -158,14 +160,12 @@ def _layer(block: Block, config: ModelConfig) -> Layer:
     else:
         f = cast(SwiGLU, f)
         gate, up, gate_bias, up_bias = f.gate.weight, f.up.weight, f.gate.bias, f.up.bias
-    given = (
-        _rooted(cast(nn.RMSNorm, block.attention_norm)),
-        torch.cat((turned.flatten(0, 2), a.v.weight)),
-        a.o.weight,
-        _rooted(cast(nn.RMSNorm, block.feedforward_norm)),
-        *(gate, up, f.down.weight, gate_bias, up_bias, f.down.bias),
-    )
-    return Layer(*(None if one is None else one.detach() for one in given))
+    norms = (_rooted(cast(nn.RMSNorm, norm)) for norm in (block.attention_norm, block.feedforward_norm))
+    weights = (torch.cat((turned.flatten(0, 2), a.v.weight)), a.o.weight, gate, up, f.down.weight)
+    qkv, o, gate, up, down = (weight.detach().t() for weight in weights)
+    first, second = (norm.detach() for norm in norms)
+    biases = (None if bias is None else bias.detach() for bias in (gate_bias, up_bias, f.down.bias))
+    return Layer(first, qkv, o, second, gate, up, down, *biases)
 
 
 def _rooted(norm: nn.RMSNorm) -> Tensor:

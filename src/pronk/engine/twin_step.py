@@ -10,7 +10,7 @@ class Layer(NamedTuple):
     """One block's weights."""
 
     attention_norm: Tensor  # as `norm` takes it
-    qkv: Tensor  # [(H + 2 G) K, D]
+    qkv: Tensor  # [D, (H + 2 G) K]; all products' weights lie transposed, as views of the model's
     o: Tensor
     feedforward_norm: Tensor
     gate: Tensor
@@ -28,7 +28,7 @@ class Weights(NamedTuple):
     embed: Tensor
     turns: Tensor  # [context, K / 2], complex
     norm: Tensor
-    head: Tensor
+    head: Tensor  # [D, V]
     least: Tensor  # root of eps D
     eps: float
     heads: int
@@ -47,36 +47,36 @@ def norm(x: Tensor, weight: Tensor, w: Weights) -> Tensor:
 
 
 def plain(x: Tensor, weight: Tensor, bias: Tensor | None, few: int) -> Tensor:
-    """x weight^T + bias"""
+    """x weight + bias"""
     if x.shape[0] >= few:
-        found: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", (), "")
+        found: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight.t(), bias, "none", (), "")
         return found
-    return torch.nn.functional.linear(x, weight, bias)
+    return torch.mm(x, weight) if bias is None else torch.addmm(bias, x, weight)
 
 
 def silu(x: Tensor, weight: Tensor, bias: Tensor | None, few: int) -> Tensor:
     if x.shape[0] >= few:
-        found: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "swish", (), "")
+        found: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight.t(), bias, "swish", (), "")
         return found
-    return torch.nn.functional.silu(torch.nn.functional.linear(x, weight, bias), inplace=True)
+    return torch.nn.functional.silu(plain(x, weight, bias, few), inplace=True)
 
 
 def times(y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, few: int) -> Tensor:
-    """y * (x weight^T + bias)"""
+    """y * (x weight + bias)"""
     if x.shape[0] >= few:
-        found: Tensor = torch.ops.mkldnn._linear_pointwise(x, y, weight, bias, "mul")
+        found: Tensor = torch.ops.mkldnn._linear_pointwise(x, y, weight.t(), bias, "mul")
         return found
-    return torch.nn.functional.linear(x, weight, bias).mul_(y)
+    return plain(x, weight, bias, few).mul_(y)
 
 
 def plus(y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, few: int) -> Tensor:
-    """y + (x weight^T + bias); y is spent."""
+    """y + (x weight + bias); y is spent."""
     if x.shape[0] >= few:
-        found: Tensor = torch.ops.mkldnn._linear_pointwise(x, y, weight, bias, "add")
+        found: Tensor = torch.ops.mkldnn._linear_pointwise(x, y, weight.t(), bias, "add")
         return found
     if bias is not None:
         y = y.add_(bias)
-    return y.addmm_(x, weight.t())
+    return y.addmm_(x, weight)
 
 
 def joined(x: Tensor, layer: Layer, turns: Tensor, w: Weights, dtype: torch.dtype) -> Tensor:
@@ -96,33 +96,53 @@ def rest(x: Tensor, heard: Tensor, layer: Layer, w: Weights) -> Tensor:
     return plus(x, times(gate, y, layer.up, layer.up_bias, w.few), layer.down, layer.down_bias, w.few)
 
 
-def places(memory: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
-    """Where the keys, then the values of rows [B] at positions [B, T] stand in a layer's memory, [B T 2 heads]."""
+class Kept(NamedTuple):
+    """What a layer keeps of some rows, as views of the memory: to make them takes longer than what they serve."""
+
+    places: Tensor  # [2 rows G columns, K]: of all rows
+    keys: Tensor  # [R G, K, columns]
+    values: Tensor  # [R G, columns, K]
+
+
+def views(memory: Tensor, start: int, end: int) -> list[Kept]:
+    """Each layer's views of the memory, [2 layers, rows, G, columns, K], for the rows from start to end."""
+    found: list[Kept] = []
+    for number in range(0, memory.shape[0], 2):
+        keys, values = memory[number, start:end].flatten(0, 1), memory[number + 1, start:end].flatten(0, 1)
+        found.append(Kept(memory[number : number + 2].flatten(0, 3), keys.transpose(1, 2), values))
+    return found
+
+
+def homes(memory: Tensor, rows: Tensor) -> Tensor:
+    """Where in a layer's memory the keys, then the values of rows [B] begin, [B, 2 heads]."""
     total, heads, columns = memory.shape[1], memory.shape[2], memory.shape[3]
     kinds = torch.arange(2)[:, None] * (total * heads * columns) + torch.arange(heads) * columns
-    base = kinds.flatten() + rows[:, None] * (heads * columns)
-    return (base[:, None] + torch.where(positions < 0, columns - 1, positions)[:, :, None]).flatten()
+    return kinds.flatten() + rows[:, None] * (heads * columns)
 
 
-def hidden(w: Weights, memory: Tensor, tokens: Tensor, positions: Tensor, start: int, span: int) -> Tensor:
-    """Hidden vectors [R, D] of one token [R, 1] for each of R rows of the memory from `start` on.
+def places(memory: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
+    """Where the keys, then the values of rows [B] at positions [B, T] stand in a layer's memory, [B T 2 heads]."""
+    columns = torch.where(positions < 0, memory.shape[3] - 1, positions)
+    return (homes(memory, rows)[:, None] + columns[:, :, None]).flatten()
 
-    memory: each layer's keys and values in turn, [2 layers, rows, G, columns, K]; the first `span` columns are in use.
+
+def hidden(w: Weights, kept: list[Kept], homes: Tensor, tokens: Tensor, positions: Tensor, span: int) -> Tensor:
+    """Hidden vectors [R, D] of one token [R, 1] for each of R rows, of which `views` and `homes` tell.
+
+    The memory's first `span` columns are in use.
     """
-    R, H, G, K = tokens.shape[0], w.heads, w.key_heads, w.head_size
+    R, H, G, K, columns = tokens.shape[0], w.heads, w.key_heads, w.head_size, kept[0].values.shape[1]
     at = positions.clamp(min=0)
     turns = w.turns.index_select(0, at[:, 0])[:, None]
-    unseen = torch.arange(span) > at
-    bias = torch.zeros(R, span, dtype=memory.dtype).masked_fill_(unseen, float("-inf"))
-    bias = bias[:, None].expand(R, H, span).reshape(R * G, H // G, span)
-    slots = places(memory, torch.arange(start, start + R), positions)
+    unseen = torch.arange(span) > at.expand(R, G).reshape(R * G, 1, 1)
+    bias = torch.zeros(R * G, 1, span, dtype=kept[0].values.dtype).masked_fill_(unseen, float("-inf"))
+    slots = (homes + torch.where(positions < 0, columns - 1, positions)).flatten()
     x = torch.nn.functional.embedding(tokens[:, 0], w.embed)
-    for number, layer in enumerate(w.layers):
-        store = memory[2 * number : 2 * number + 2]
-        whole = joined(x, layer, turns, w, memory.dtype)
-        store.flatten(0, 3).index_copy_(0, slots, whole[:, H:].flatten(0, 1))
-        live = store[:, start : start + R].flatten(1, 2)[:, :, :span]  # [2, R G, span, K]
+    for layer, (store, keys, values) in zip(w.layers, kept):
+        whole = joined(x, layer, turns, w, store.dtype)
+        store.index_copy_(0, slots, whole[:, H:].flatten(0, 1))
+        queries = whole[:, :H].reshape(R * G, H // G, K)
         # Plain products read the state twice as fast as torch's attention.
-        scores = torch.baddbmm(bias, whole[:, :H].reshape(R * G, H // G, K), live[0].transpose(1, 2), alpha=K**-0.5)
-        x = rest(x, torch.bmm(scores.softmax(-1), live[1]).view(R, H * K), layer, w)
+        scores = torch.baddbmm(bias, queries, keys.narrow(2, 0, span), alpha=K**-0.5)
+        x = rest(x, torch.bmm(scores.softmax(-1), values.narrow(1, 0, span)).view(R, H * K), layer, w)
     return norm(x, w.norm, w)
