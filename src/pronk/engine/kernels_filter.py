@@ -1,7 +1,7 @@
 """Triton: how far down each row's logits may be sampled under top-k, top-p and min-p, found without a sort.
 
-Each rule keeps what is likeliest, so it is a floor under the logits. It is searched between two logits of the row:
-eight levels between them are measured at once, and each border moves on to the next logit that is there. The rules are
+Each rule keeps what is likeliest, so it is a floor under the logits. It is searched between two logits of the row: one
+or more levels between them are measured at once, and each border moves on to the next logit there. The rules are
 those of sampler.py in the same order. Equal logits at top-p's border: the first ones by id that are needed, as a stable
 sort keeps them. The mass above a logit is a float32 sum in another order than there, so that a token whose border lies
 within its rounding (a millionth) of top_p may fall on the other side.
@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from pronk.engine.rows import Rows
-from pronk.models.jit import ceil, constexpr, jit, power, tl
+from pronk.models.jit import constexpr, jit, power, tl
 
-HELD = 32_768  # logits that a program can hold; a longer row is read again for each search step
-BLOCK = 2048  # of which it works on so many at a time
-LEVELS = tl.constexpr(8) if tl else None
+HELD = 32_768  # logits that a program can hold; a longer row is read again for each search step,
+BLOCK = 4096  # so many at a time, and
+LEVELS = 8  # measured at so many levels at once; one that is held is quicker at one (LOG.md)
 LEAST = tl.constexpr(-3.4e38) if tl else None  # any finite logit is above
 
 
@@ -27,11 +27,11 @@ def cut(logits: Tensor, rows: Rows, live: int) -> tuple[Tensor, Tensor]:
     V, device = rows.vocab, logits.device
     floors, lasts = torch.empty(live, device=device), torch.empty(live, dtype=torch.int32, device=device)
     seen = rows.seen.view(torch.uint8) if rows.seen is not None else logits
-    block = min(BLOCK, power(V))
-    pieces = ceil(V, block) if V <= HELD else 0
-    heated = logits if pieces else torch.empty(live, V, device=device)
+    held = V <= HELD
+    heated = logits if held else torch.empty(live, V, device=device)
     given = (logits, heated, rows.whole, rows.real, seen, floors, lasts, V, logits.stride(0))
-    sizes = {"PIECES": pieces, "BLOCK": block if pieces else 2 * block, "num_warps": 32 if V > 4096 else 4}
+    sizes = {"HELD": held, "BLOCK": power(V) if held else BLOCK, "LEVELS": 1 if held else LEVELS}
+    sizes |= {"num_warps": 32 if V > 4096 else 4}
     _cut[(live,)](*given, SEEN=rows.seen is not None, **sizes)
     return floors, lasts
 
@@ -51,119 +51,110 @@ def tempered(logits: "Any", seen: "Any", v: "Any", V: "Any", real: "Any", SEEN: 
 
 
 @jit
-def _weigh(x: "Any", low: "Any", high: "Any", top: "Any", sums: "Any", COUNT: "constexpr") -> "Any":
+def _piece(held: "Any", heated: "Any", v: "Any", V: "Any", HELD: "constexpr") -> "Any":
+    """Logits of tokens v, which are at hand where the whole row is."""
+    if HELD:
+        x = held
+    else:
+        x = tl.load(heated + v, mask=v < V, other=float("-inf"))
+    return x
+
+
+@jit
+def _level(low: "Any", high: "Any", number: "constexpr", LEVELS: "constexpr") -> "Any":
+    """One of the levels that cut what lies between low and high into equal parts; above low in any case."""
+    middle = low * (1 - (number + 1) / (LEVELS + 1)) + high * ((number + 1) / (LEVELS + 1))
+    return tl.where((middle > low) & (middle <= high), middle, high)
+
+
+@jit
+def _weigh(
+    x: "Any", low: "Any", high: "Any", top: "Any", sums: "Any", COUNT: "constexpr", LEVELS: "constexpr"
+) -> "Any":
     """Add to each lane's sums, one a level, the mass of a piece from that level up."""
     weight = 1.0 if COUNT else tl.exp(x - top)
     more = ()
     for level in tl.static_range(LEVELS):
-        middle = low * (1 - (level + 1) / LEVELS) + high * ((level + 1) / LEVELS)
-        more = more + (sums[level] + tl.where(x >= middle, weight, 0.0),)  # type: ignore[assignment]
+        above = x >= _level(low, high, level, LEVELS)
+        more = more + (sums[level] + tl.where(above, weight, 0.0),)  # type: ignore[assignment]
     return more
 
 
 @jit
 def _masses(
     held: "Any", heated: "Any", V: "Any", low: "Any", high: "Any", top: "Any",
-    COUNT: "constexpr", PIECES: "constexpr", BLOCK: "constexpr",
+    COUNT: "constexpr", HELD: "constexpr", BLOCK: "constexpr", LEVELS: "constexpr",
 ) -> "Any":  # fmt: skip
     """Count or mass (relative to the top's) of the whole row, in lanes, from each level between low and high up."""
     v, sums = tl.arange(0, BLOCK), ()
     for _ in tl.static_range(LEVELS):
         sums = sums + (tl.zeros([BLOCK], tl.float32),)  # type: ignore[assignment]
-    if PIECES:
-        for piece in tl.static_range(PIECES):
-            sums = _weigh(held[piece], low, high, top, sums, COUNT)
-    else:
-        for start in range(0, V, BLOCK):
-            x = tl.load(heated + start + v, mask=start + v < V, other=float("-inf"))
-            sums = _weigh(x, low, high, top, sums, COUNT)
+    for start in range(0, V, BLOCK):
+        sums = _weigh(_piece(held, heated, start + v, V, HELD), low, high, top, sums, COUNT, LEVELS)
     return sums
 
 
 @jit
 def _borders(
-    held: "Any", heated: "Any", V: "Any", low: "Any", high: "Any", PIECES: "constexpr", BLOCK: "constexpr"
+    held: "Any", heated: "Any", V: "Any", low: "Any", high: "Any", HELD: "constexpr", BLOCK: "constexpr"
 ) -> "Any":  # fmt: skip
     """The lowest logit from low up and the highest below high."""
     v = tl.arange(0, BLOCK)
     up, down = tl.full([BLOCK], float("inf"), tl.float32), tl.full([BLOCK], float("-inf"), tl.float32)
-    if PIECES:
-        for piece in tl.static_range(PIECES):
-            x = held[piece]
-            up = tl.minimum(up, tl.where(x >= low, x, float("inf")))
-            down = tl.maximum(down, tl.where(x < high, x, float("-inf")))
-    else:
-        for start in range(0, V, BLOCK):
-            x = tl.load(heated + start + v, mask=start + v < V, other=float("-inf"))
-            up = tl.minimum(up, tl.where(x >= low, x, float("inf")))
-            down = tl.maximum(down, tl.where(x < high, x, float("-inf")))
+    for start in range(0, V, BLOCK):
+        x = _piece(held, heated, start + v, V, HELD)
+        up = tl.minimum(up, tl.where(x >= low, x, float("inf")))
+        down = tl.maximum(down, tl.where(x < high, x, float("-inf")))
     return tl.min(up, 0), tl.max(down, 0)
 
 
 @jit
 def _total(
-    held: "Any", heated: "Any", V: "Any", low: "Any", top: "Any", PIECES: "constexpr", BLOCK: "constexpr"
+    held: "Any", heated: "Any", V: "Any", low: "Any", top: "Any", HELD: "constexpr", BLOCK: "constexpr"
 ) -> "Any":  # fmt: skip
     """The mass from low up."""
     v, mass = tl.arange(0, BLOCK), tl.zeros([BLOCK], tl.float32)
-    if PIECES:
-        for piece in tl.static_range(PIECES):
-            mass += tl.where(held[piece] >= low, tl.exp(held[piece] - top), 0.0)
-    else:
-        for start in range(0, V, BLOCK):
-            x = tl.load(heated + start + v, mask=start + v < V, other=float("-inf"))
-            mass += tl.where(x >= low, tl.exp(x - top), 0.0)
+    for start in range(0, V, BLOCK):
+        x = _piece(held, heated, start + v, V, HELD)
+        mass += tl.where(x >= low, tl.exp(x - top), 0.0)
     return tl.sum(mass, 0)
 
 
 @jit
 def _floor(
     held: "Any", heated: "Any", V: "Any", low: "Any", high: "Any", want: "Any",
-    COUNT: "constexpr", PIECES: "constexpr", BLOCK: "constexpr",
+    COUNT: "constexpr", HELD: "constexpr", BLOCK: "constexpr", LEVELS: "constexpr",
 ) -> "Any":  # fmt: skip
     """The highest logit from low to high, which is the top, that has the wanted count or mass with all above it; and
     what all above it have."""
     top, over = high, 0.0
     while low < high:
-        sums = _masses(held, heated, V, low, high, top, COUNT, PIECES, BLOCK)
+        sums = _masses(held, heated, V, low, high, top, COUNT, HELD, BLOCK, LEVELS)
         least, most = low, float("inf")
         for level in tl.static_range(LEVELS):
-            middle = low * (1 - (level + 1) / LEVELS) + high * ((level + 1) / LEVELS)
-            mass = tl.sum(sums[level], 0)
+            middle, mass = _level(low, high, level, LEVELS), tl.sum(sums[level], 0)
             least = tl.where(mass >= want, tl.maximum(least, middle), least)
             over = tl.where(mass >= want, over, tl.where(middle < most, mass, over))
             most = tl.where(mass >= want, most, tl.minimum(most, middle))
-        low, down = _borders(held, heated, V, least, most, PIECES, BLOCK)
+        low, down = _borders(held, heated, V, least, most, HELD, BLOCK)
         high = tl.minimum(high, down)
     return low, over
 
 
 @jit
-def _rank(
-    x: "Any", v: "Any", floor: "Any", over: "Any", share: "Any", want: "Any", before: "Any", last: "Any"
-) -> "Any":
-    """Go on to a piece with the number of logits on the floor so far, and the last id of those that are needed."""
-    tied = (x == floor).to(tl.int32)
-    rank = before + tl.cumsum(tied, 0) - tied
-    needed = (tied > 0) & ((rank == 0) | (over + rank.to(tl.float32) * share < want))
-    return before + tl.sum(tied, 0), tl.maximum(last, tl.max(tl.where(needed, v, 0), 0))
-
-
-@jit
 def _last(
     held: "Any", heated: "Any", V: "Any", floor: "Any", over: "Any", share: "Any", want: "Any",
-    PIECES: "constexpr", BLOCK: "constexpr",
+    HELD: "constexpr", BLOCK: "constexpr",
 ) -> "Any":  # fmt: skip
     """The last id of those on the floor that are needed to reach the mass."""
     v = tl.arange(0, BLOCK)
     before, last = 0, 0
-    if PIECES:
-        for piece in tl.static_range(PIECES):
-            before, last = _rank(held[piece], piece * BLOCK + v, floor, over, share, want, before, last)
-    else:
-        for start in range(0, V, BLOCK):
-            x = tl.load(heated + start + v, mask=start + v < V, other=float("-inf"))
-            before, last = _rank(x, start + v, floor, over, share, want, before, last)
+    for start in range(0, V, BLOCK):
+        tied = (_piece(held, heated, start + v, V, HELD) == floor).to(tl.int32)
+        rank = before + tl.cumsum(tied, 0) - tied
+        needed = (tied > 0) & ((rank == 0) | (over + rank.to(tl.float32) * share < want))
+        last = tl.maximum(last, tl.max(tl.where(needed, start + v, 0), 0))
+        before += tl.sum(tied, 0)
     return last
 
 
@@ -171,7 +162,7 @@ def _last(
 def _cut(
     logits: "Any", heated: "Any", whole: "Any", real: "Any", seen: "Any", floors: "Any", lasts: "Any",
     V: "Any", wide: "Any",
-    SEEN: "constexpr", PIECES: "constexpr", BLOCK: "constexpr",
+    SEEN: "constexpr", HELD: "constexpr", BLOCK: "constexpr", LEVELS: "constexpr",
 ) -> None:  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     logits, seen, real, line = logits + row * wide, seen + row * V, real + row * 4, whole + row * 5
@@ -181,26 +172,24 @@ def _cut(
     floor, last = float("-inf"), V
     if (top_k < V) | (top_p < 1.0) | (min_p > 0.0):
         v, heated = tl.arange(0, BLOCK), heated + row * V
-        top, held = float("-inf"), ()
-        if PIECES:
-            for piece in tl.static_range(PIECES):
-                x = tempered(logits, seen, piece * BLOCK + v, V, real, SEEN)
-                held = held + (x,)  # type: ignore[assignment]
-                top = tl.maximum(top, tl.max(x, 0))
+        if HELD:
+            held = tempered(logits, seen, v, V, real, SEEN)
         else:
+            held = tl.full([BLOCK], float("-inf"), tl.float32)  # of each lane the highest
             for start in range(0, V, BLOCK):
                 x = tempered(logits, seen, start + v, V, real, SEEN)
                 tl.store(heated + start + v, x, mask=start + v < V)
-                top = tl.maximum(top, tl.max(x, 0))
+                held = tl.maximum(held, x)
             tl.debug_barrier()  # a thread may read what another one wrote
-        low, _ = _borders(held, heated, V, LEAST, top, PIECES, BLOCK)
+        top = tl.max(held, 0)
+        low, _ = _borders(held, heated, V, LEAST, top, HELD, BLOCK)
         if top_k < V:
-            low, _ = _floor(held, heated, V, low, top, top_k.to(tl.float32), True, PIECES, BLOCK)
+            low, _ = _floor(held, heated, V, low, top, top_k.to(tl.float32), True, HELD, BLOCK, LEVELS)
             floor = low
         if top_p < 1.0:
-            want = top_p * _total(held, heated, V, low, top, PIECES, BLOCK)
-            floor, over = _floor(held, heated, V, low, top, want, False, PIECES, BLOCK)
-            last = _last(held, heated, V, floor, over, tl.exp(floor - top), want, PIECES, BLOCK)
+            want = top_p * _total(held, heated, V, low, top, HELD, BLOCK)
+            floor, over = _floor(held, heated, V, low, top, want, False, HELD, BLOCK, LEVELS)
+            last = _last(held, heated, V, floor, over, tl.exp(floor - top), want, HELD, BLOCK)
         if min_p > 0.0:
             lowest = top + tl.log(min_p)
             if lowest > floor:
