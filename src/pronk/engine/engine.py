@@ -179,11 +179,13 @@ class Engine:
             raise UserError(f"{len(prompts)} prompts need as many samplings, not {len(each)}")
         if self.decode is None and any(s.stop_texts for s in each):
             raise UserError("stop_texts need an engine with decode: Engine(model, decode=tokenizer.decode)")
-        made = []
+        made: list[Request] = []
+        before: Sequence[int] | None = None
         for place, (prompt, s) in enumerate(zip(prompts, each)):
-            if any(token >= self.model.config.vocab for token, _ in s.logit_bias):
+            if s.logit_bias and max(s.logit_bias)[0] >= self.model.config.vocab:
                 raise UserError(f"logit_bias names a token beyond the vocabulary's last, {self.model.config.vocab - 1}")
-            ids = self._checked(place, prompt, self.context - 1)
+            if prompt is not before:
+                before, ids = prompt, self._checked(place, prompt, self.context - 1)
             made += [Request(ids, s, 0, min(len(ids) + s.max_tokens, self.context) - 1) for _ in range(s.n)]
         for request, seed in zip(made, _seeds(each, alone)):
             request.seed = seed

@@ -10,7 +10,7 @@ from torch import Tensor
 from pronk.engine.forward import NOWHERE
 from pronk.engine.philox import uniforms
 from pronk.engine.sampler import Rules, adjust
-from pronk.engine.sequence import Request
+from pronk.engine.sequence import Request, Sampling
 
 BLOCK = 64  # random numbers made at a time for each row
 
@@ -119,14 +119,15 @@ class Rows:
         """Put requests into the rows from `start` on, each about to be fed the last token of its prompt."""
         rows = slice(start, start + len(requests))
         whole, real, stops = [], [], []
+        rules: dict[int, tuple[int, list[float], list[int]]] = {}  # of each sampling, which many may share
         for request in requests:
             s = request.sampling
-            greedy = s.temperature == 0
-            top_k = self.vocab if greedy or not s.top_k else min(s.top_k, self.vocab)
-            whole.append([request.prompt[-1], len(request.prompt) - 1, request.last, request.seed, top_k])
-            filters = (1.0, 0.0) if greedy else (s.top_p, s.min_p)
-            real.append([s.temperature, *filters, s.repetition_penalty])
-            stops.append([*s.stop, *[NOWHERE] * (self.stops.shape[1] - len(s.stop))])
+            if id(s) not in rules:
+                rules[id(s)] = self._rules(s)
+            top_k, numbers, ends = rules[id(s)]
+            whole.append((request.prompt[-1], len(request.prompt) - 1, request.last, request.seed, top_k))
+            real.append(numbers)
+            stops.append(ends)
         for column, lines in ((self.whole, whole), (self.real, real), (self.stops, stops)):
             values = np.array(lines, dtype=np.float32 if column is self.real else np.int64)  # five times torch's speed
             column[rows] = torch.from_numpy(values).to(self.device)
@@ -139,6 +140,14 @@ class Rows:
             for row, request in enumerate(requests, start):
                 if request.sampling.repetition_penalty != 1:
                     self.seen[row, torch.tensor(request.prompt, device=self.device)] = True
+
+    def _rules(self, s: Sampling) -> tuple[int, list[float], list[int]]:
+        """top_k, the columns of `real`, and those of `stops`."""
+        greedy = s.temperature == 0
+        top_k = self.vocab if greedy or not s.top_k else min(s.top_k, self.vocab)
+        filters = (1.0, 0.0) if greedy else (s.top_p, s.min_p)
+        ends = [*s.stop, *[NOWHERE] * (self.stops.shape[1] - len(s.stop))]
+        return top_k, [s.temperature, *filters, s.repetition_penalty], ends
 
     def refill(self, rows: slice) -> None:
         """Random numbers for the next BLOCK tokens of these rows."""

@@ -2,14 +2,14 @@
 
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
 from pronk.engine.rows import BLOCK
 from pronk.engine.sampler import Use
-from pronk.engine.sequence import Request
+from pronk.engine.sequence import Request, Sampling
 from pronk.engine.step import Room
 from pronk.errors import UserError
 
@@ -43,8 +43,10 @@ class Scheduler:
         self.steps = 0
         self._refill = BLOCK  # the step before which all rows need new random numbers
         self._lead = 0  # position of the longest row at step 0, had it come in then
+        self._full = 0  # the step at which the first row has its full length
         self._use = Use()
-        self._stops = True  # whether any live row may end before its length, or is read as it grows
+        self._texts = False  # whether any live row is read as it grows,
+        self._stops = True  # or may end before its length
         self._spare: Key | None = None
         self._long: Long | None = None
 
@@ -69,7 +71,7 @@ class Scheduler:
         if not self.live:
             return []
         every = self.room.every if self._stops else max(self.room.every, BLIND)
-        missing = min(every, min(r.last + 1 - self._end(r) for r in self.live))
+        missing = min(every, self._full - self.steps)
         while missing:
             if self.steps >= self._refill:
                 self.room.refill(len(self.live))
@@ -116,13 +118,15 @@ class Scheduler:
         self.room.prefill(new, base)
         self._share([source for source, _ in copies], base + len(new), max(map(len, groups)))
         self._keep_spare(sources)
-        if any(request.sampling.repetition_penalty != 1 for request in arrivals):
+        samplings = _samplings(arrivals)
+        if any(s.repetition_penalty != 1 for s in samplings):
             self.rows.watch()
-        if any(request.sampling.adjusts for request in arrivals):
+        if any(s.adjusts for s in samplings):
             self.rows.count()
         self.rows.enter(base, arrivals)
         for request in arrivals:
             request.born = self.steps
+            request.full = self.steps + request.last + 1 - len(request.prompt)
         self.live += arrivals
         self._count()
 
@@ -130,10 +134,12 @@ class Scheduler:
         """Up to `free` requests out of the queue, by prompt. The first long prompt begins its way into the spare row,
         other long ones wait; shorter ones pass them."""
         groups: dict[Key, list[Request]] = {}
-        held = []
+        held, prompt = [], None
+        key: Key = ()
         while free and self.waiting:
             request = self.waiting.popleft()
-            key = tuple(request.prompt)
+            if request.prompt is not prompt:  # samples of one prompt share it
+                prompt, key = request.prompt, tuple(request.prompt)
             if len(key) - 1 <= CHUNK or key == self._spare:
                 groups.setdefault(key, []).append(request)
                 free -= 1
@@ -173,17 +179,20 @@ class Scheduler:
     def _count(self) -> None:
         """What the steps until the next coming or going need to know of the rows together."""
         self._lead = max((len(r.prompt) - 1 - r.born for r in self.live), default=0)
-        self._stops = any(r.sampling.stop or r.text is not None for r in self.live)
-        hot = [r.sampling for r in self.live if r.sampling.temperature > 0]
+        self._full = min((r.full for r in self.live), default=0)
+        samplings = _samplings(self.live)
+        self._texts = any(r.text is not None for r in self.live)
+        self._stops = self._texts or any(s.stop for s in samplings)
+        hot = [s for s in samplings if s.temperature > 0]
         self._use = Use(
-            greedy=len(hot) < len(self.live),
+            greedy=len(hot) < len(samplings),
             sampled=bool(hot),
             heat=any(s.temperature != 1 for s in hot),
             top_k=any(s.top_k for s in hot),
             top_p=any(s.top_p < 1 for s in hot),
             min_p=any(s.min_p for s in hot),
-            penalty=any(r.sampling.repetition_penalty != 1 for r in self.live),
-            adjust=any(r.sampling.adjusts for r in self.live),
+            penalty=any(s.repetition_penalty != 1 for s in samplings),
+            adjust=any(s.adjusts for s in samplings),
         )
 
     def _span(self, later: int = 0) -> int:
@@ -194,9 +203,13 @@ class Scheduler:
 
     def _ended(self) -> list[int]:
         """Numbers of the rows that ended, their results taken; results of rows with text too."""
-        flags = self.rows.done[: len(self.live), 0].tolist() if self._stops else [False] * len(self.live)
-        ended = {row for row, request in enumerate(self.live) if flags[row] or self._end(request) > request.last}
-        texts = {row for row, request in enumerate(self.live) if request.text is not None}
+        if self._stops:
+            ended = {row for row, done in enumerate(self.rows.done[: len(self.live), 0].tolist()) if done}
+        elif self.steps < self._full:
+            return []
+        else:
+            ended = {row for row, request in enumerate(self.live) if request.full <= self.steps}
+        texts = {row for row, request in enumerate(self.live) if request.text is not None} if self._texts else set()
         seen = {row: len(self.live[row].ids) for row in texts}
         self._take(sorted(ended | texts))
         for row in texts:
@@ -210,16 +223,15 @@ class Scheduler:
             return
         requests = [self.live[row] for row in numbers]
         starts = [len(request.prompt) + len(request.ids) for request in requests]
-        low, high = min(starts), max(map(self._end, requests))
+        ends = [request.last + 1 + self.steps - request.full for request in requests]
+        low, high = min(starts), max(ends)
         index = torch.tensor(numbers, device=self.rows.device)
         ids = self.rows.ids[:, low:high][index].tolist()
         logps = self.rows.logps[:, low:high][index].tolist()
-        for request, start, new, numbers_ in zip(requests, starts, ids, logps):
-            new = new[start - low : self._end(request) - low]
-            stop = request.sampling.stop
-            count = next((place + 1 for place, i in enumerate(new) if i in stop), len(new)) if stop else len(new)
-            request.ids += new[:count]
-            request.logps += numbers_[start - low : start - low + count]
+        for request, start, end, new, chosen in zip(requests, starts, ends, ids, logps):
+            new = _up_to(request.sampling.stop, new[start - low : end - low])
+            request.ids += new
+            request.logps += chosen[start - low : start - low + len(new)]
 
     @staticmethod
     def _told(request: Request, seen: int) -> bool:
@@ -232,10 +244,6 @@ class Scheduler:
                 del request.ids[count + 1 :], request.logps[count + 1 :]
                 return True
         return False
-
-    def _end(self, request: Request) -> int:
-        """One past the position of the newest token, had the request not ended early."""
-        return len(request.prompt) + self.steps - request.born
 
     @staticmethod
     def _finish(request: Request) -> None:
@@ -262,3 +270,17 @@ class Scheduler:
             self.live[hole] = self.live[mover]
         del self.live[left:]
         self._count()
+
+
+def _up_to(stop: tuple[int, ...], ids: list[int]) -> list[int]:
+    """The ids up to the first stop id."""
+    if stop:
+        for place, token in enumerate(ids, 1):
+            if token in stop:
+                return ids[:place]
+    return ids
+
+
+def _samplings(requests: Sequence[Request]) -> list[Sampling]:
+    """How the requests are sampled; once where many have the same object."""
+    return list({id(request.sampling): request.sampling for request in requests}.values())

@@ -89,7 +89,7 @@ class Piece:
     finish: Finish | None = None  # set on the last piece
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Request:
     """One sample of one prompt, on its way through the engine."""
 
@@ -98,7 +98,8 @@ class Request:
     seed: int
     last: int  # the highest position its tokens may take
     text: TextStream | None = None  # where text decides when it ends, or is streamed
-    born: int = 0  # the scheduler's step count when it came in
+    born: int = 0  # the scheduler's step count when it came in, and
+    full: int = 0  # when it has its full length
     ids: list[int] = field(default_factory=list)
     logps: list[float] = field(default_factory=list)
     finish: Finish | None = None
