@@ -302,7 +302,9 @@ def test_errors_are_openais(api, name):
     ("change", "word"),
     [
         ({"stop": ["a"] * 17}, "16"),
-        ({"stop": [""]}, "stop_texts"),
+        ({"stop": [""]}, "stop takes texts of at least one character"),
+        ({"stop": ""}, "stop takes texts of at least one character"),
+        ({"logit_bias": {"cat": 1}}, "logit_bias names tokens by their ids, not 'cat'"),
         ({"temperature": float("inf")}, "temperature"),
         ({"n": 0}, "n must be"),
         ({"seed": 1 << 70}, "64 bits"),

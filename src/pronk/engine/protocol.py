@@ -160,14 +160,19 @@ def check(asked: Asked, limits: Limits) -> None:
         raise Refusal(
             400, f"stop takes at most {limits.stops} texts of at most {limits.stop_length} characters", param="stop"
         )
+    if not all(stops):
+        raise Refusal(400, "stop takes texts of at least one character", param="stop")
     if asked.stream_options is not None and not asked.stream:
         raise Refusal(400, "stream_options is allowed only where stream is true", param="stream_options")
     _range("presence_penalty", asked.presence_penalty, -2, 2)
     _range("frequency_penalty", asked.frequency_penalty, -2, 2)
     for bias in (asked.logit_bias or {}).values():
         _range("logit_bias", bias, -100, 100)
-    if len(asked.logit_bias or {}) > limits.biases or not all(key.isdecimal() for key in asked.logit_bias or {}):
+    if len(asked.logit_bias or {}) > limits.biases:
         raise Refusal(400, f"logit_bias takes at most {limits.biases} token ids", param="logit_bias")
+    for key in asked.logit_bias or {}:
+        if not key.isdecimal():
+            raise Refusal(400, f"logit_bias names tokens by their ids, not {key[:100]!r}", param="logit_bias")
     if isinstance(asked, ChatRequest):
         _check_chat(asked, limits)
     elif isinstance(asked, CompletionRequest):
