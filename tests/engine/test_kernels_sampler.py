@@ -11,10 +11,9 @@ import pytest
 
 from pronk.engine.kernels_sampler import BLOCK, advance
 from pronk.engine.philox import uniforms
-from pronk.engine.rows import Rows
+from pronk.engine.rows import Rows, note
 from pronk.engine.sampler import Use, distribution, sample
 from pronk.engine.sequence import Request, Sampling
-from pronk.engine.step import note
 
 LENGTH = 24
 
@@ -31,10 +30,10 @@ def table(vocab, samplings):
 
 
 def plainly(logits, rows, use):
-    rules, live = rows.rules(len(logits)), len(logits)
+    rules = rows.rules(len(logits))
     logps = distribution(logits.float(), rules, use, rows.seen)
     picked, chosen = sample(logps, rules.temperature, uniforms(rows.seeds, rows.positions + 1), use)
-    note(rows, live, picked, chosen, use)
+    note(rows.part(0, len(logits)), picked, chosen, use)
 
 
 @pytest.mark.parametrize("vocab", [20, 3 * BLOCK + 100])

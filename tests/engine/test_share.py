@@ -9,6 +9,7 @@ from pronk.engine import share
 from pronk.engine.engine import Engine
 from pronk.engine.sequence import Sampling
 from pronk.engine.share import SharedRoom, advance
+from pronk.engine.step import Room
 
 from .make import close, make, prompts
 from .test_engine import LENGTHS, MIXED
@@ -47,6 +48,10 @@ SAMPLINGS = {
     "heat": Sampling(20, seed=1, temperature=0.7),
     "greedy": Sampling(20, seed=1, temperature=0.0),
     "stops": Sampling(20, seed=1, stop=tuple(range(10))),
+    "top-k": Sampling(20, seed=1, top_k=9, temperature=1.3),
+    "top-p": Sampling(20, seed=1, top_p=0.7),
+    "min-p": Sampling(20, seed=1, min_p=0.02),
+    "penalty": Sampling(20, seed=1, repetition_penalty=1.4, temperature=0.0),
 }
 
 
@@ -60,6 +65,22 @@ def test_shared_rows_give_the_same(threads, monkeypatch, how, keys):
     together = Engine(make(**keys)).generate(asked, hows)
     alike(together, alone)
     assert {(0, 3), (3, 7)} <= {part[:2] for part in found}
+
+
+def test_prompts_are_taken_in_by_all_threads(threads, monkeypatch):
+    """Each takes about half of the tokens, with one thread, and none is forgotten."""
+    found, plain = [], Room._take_in
+
+    def counted(self, ids, row, starts):
+        found.append((row, [len(prompt) for prompt in ids], torch.get_num_threads()))
+        plain(self, ids, row, starts)
+
+    monkeypatch.setattr(Room, "_take_in", counted)
+    Engine(make()).generate(prompts(3, 4, 5, 6, 20), Sampling(2))
+    assert sorted(found) == [(0, [2, 3, 4, 5], 1), (4, [19], 1)]
+    found.clear()
+    Engine(make()).generate(prompts(3), Sampling(2))
+    assert found == [(0, [2], 1)]
 
 
 def test_a_mix_of_requests_gives_the_same(threads):

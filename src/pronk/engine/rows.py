@@ -9,30 +9,42 @@ from torch import Tensor
 
 from pronk.engine.forward import NOWHERE
 from pronk.engine.philox import uniforms
-from pronk.engine.sampler import Rules, adjust
+from pronk.engine.sampler import Rules, Use, adjust, distribution, sample
 from pronk.engine.sequence import Request, Sampling
 
 BLOCK = 64  # random numbers made at a time for each row
 
 
 class Columns(NamedTuple):
-    """Some rows' part of what a step without filters reads and writes."""
+    """Some rows' part of what a step reads and writes, but for biases and counts."""
 
     tokens: Tensor
     positions: Tensor
     lasts: Tensor
-    temperature: Tensor
+    rules: Rules
     stops: Tensor
     done: Tensor
     random: Tensor
     ids: Tensor
     logps: Tensor
+    seen: Tensor | None
 
 
-def write_down(rows: Columns, picked: Tensor, chosen: Tensor, nowhere: int = NOWHERE) -> None:
+def choose(rows: Columns, logits: Tensor, use: Use) -> None:
+    """A token for each row from logits [R, V], by its rules and its random number. Runs in TorchScript too."""
+    logps = distribution(logits.float(), rows.rules, use, rows.seen)
+    uniforms = rows.random.gather(1, (rows.positions + 1) % rows.random.shape[1])
+    picked, chosen = sample(logps, rows.rules.temperature, uniforms, use)
+    note(rows, picked, chosen, use)
+
+
+def note(rows: Columns, picked: Tensor, chosen: Tensor, use: Use, nowhere: int = NOWHERE) -> None:
     """Take the tokens picked [R, 1] and their log-probabilities as the rows' newest, and note who ended with them.
 
     Rows at position `nowhere` stay as they are. Runs in TorchScript too, which knows no constants."""
+    seen = rows.seen
+    if use.penalty and seen is not None:
+        seen.scatter_(1, picked, True)
     places, alive = rows.positions + 1, rows.positions >= 0
     written = torch.where(alive, places, rows.ids.shape[1] - 1)
     rows.ids.scatter_(1, written, picked)
@@ -98,12 +110,23 @@ class Rows:
 
     def part(self, start: int, end: int) -> Columns:
         """The rows from start to end."""
-        whole = self.tokens, self.positions, self.lasts, self.real[:, 0:1], self.stops, self.done, self.random
-        return Columns(*(column[start:end] for column in (*whole, self.ids, self.logps)))
+        rows = slice(start, end)
+        return Columns(
+            tokens=self.tokens[rows],
+            positions=self.positions[rows],
+            lasts=self.lasts[rows],
+            rules=self.rules(end, start),
+            stops=self.stops[rows],
+            done=self.done[rows],
+            random=self.random[rows],
+            ids=self.ids[rows],
+            logps=self.logps[rows],
+            seen=None if self.seen is None else self.seen[rows],
+        )
 
-    def rules(self, live: int) -> Rules:
-        real = self.real[:live]
-        return Rules(real[:, 0:1], self.top_k[:live], real[:, 1:2], real[:, 2:3], real[:, 3:4])
+    def rules(self, end: int, start: int = 0) -> Rules:
+        real = self.real[start:end]
+        return Rules(real[:, 0:1], self.top_k[start:end], real[:, 1:2], real[:, 2:3], real[:, 3:4])
 
     def watch(self) -> None:
         """Start to keep the tokens seen."""

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-NEVER = float("-inf")
+NEVER = float("-inf")  # an argument below: TorchScript, which runs these too, knows no constants
 
 
 class Rules(NamedTuple):
@@ -51,25 +51,25 @@ def heat(logits: Tensor, temperature: Tensor) -> Tensor:
     return logits / torch.where(temperature > 0, temperature, 1.0)
 
 
-def keep_top_k(logits: Tensor, top_k: Tensor) -> Tensor:
+def keep_top_k(logits: Tensor, top_k: Tensor, never: float = NEVER) -> Tensor:
     """The k highest logits of each row, with all that equal the lowest of them."""
     ordered = logits.sort(-1, descending=True).values
-    return logits.masked_fill(logits < ordered.gather(-1, top_k - 1), NEVER)
+    return logits.masked_fill(logits < ordered.gather(-1, top_k - 1), never)
 
 
-def keep_top_p(logits: Tensor, top_p: Tensor) -> Tensor:
+def keep_top_p(logits: Tensor, top_p: Tensor, never: float = NEVER) -> Tensor:
     """The fewest likeliest tokens whose probabilities sum to top_p or more (Holtzman et al. 2019)."""
     ordered, order = logits.sort(-1, descending=True)
     chances = ordered.softmax(-1)
     before = chances.cumsum(-1) - chances  # mass of the likelier tokens
     drop = (before >= top_p) & (top_p < 1)
     drop[..., 0] = False
-    return logits.masked_fill(torch.zeros_like(drop).scatter(-1, order, drop), NEVER)
+    return logits.masked_fill(torch.zeros_like(drop).scatter(-1, order, drop), never)
 
 
-def keep_min_p(logits: Tensor, min_p: Tensor) -> Tensor:
+def keep_min_p(logits: Tensor, min_p: Tensor, never: float = NEVER) -> Tensor:
     """Tokens at least min_p times as likely as the likeliest (Nguyen et al. 2024)."""
-    return logits.masked_fill(logits < logits.amax(-1, keepdim=True) + min_p.log(), NEVER)
+    return logits.masked_fill(logits < logits.amax(-1, keepdim=True) + min_p.log(), never)
 
 
 def shape(logits: Tensor, rules: Rules, use: Use, seen: Tensor | None = None) -> Tensor:

@@ -3,7 +3,6 @@
 import functools
 import sys
 import warnings
-from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
@@ -15,8 +14,8 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from pronk.engine.rows import Columns, write_down
-from pronk.engine.sampler import Use, heat, sample
+from pronk.engine.rows import Columns, choose
+from pronk.engine.sampler import Use
 from pronk.engine.step import Room
 from pronk.engine.twin import Twin, TwinState
 from pronk.engine.twin_step import Weights, hidden, homes, plain, views
@@ -27,17 +26,12 @@ ALONE = 1 << 23  # parameters times rows up to which one core is not slower than
 
 
 def advance(w: Weights, memory: Tensor, rows: Columns, start: int, spans: list[int], use: Use) -> None:
-    """As step.decode without filters and biases, once for each span, of rows that begin at the memory's row `start`."""
+    """As step.decode without biases, once for each span, of rows that begin at the memory's row `start`."""
     end = start + rows.tokens.shape[0]
     kept, begin = views(memory, start, end), homes(memory, torch.arange(start, end))
     for span in spans:
         x = hidden(w, kept, begin, rows.tokens, rows.positions, span)
-        logits = plain(x, w.head, None, w.few).float()
-        if use.heat:
-            logits = heat(logits, rows.temperature)
-        uniforms = rows.random.gather(1, (rows.positions + 1) % rows.random.shape[1])
-        picked, chosen = sample(logits.log_softmax(-1), rows.temperature, uniforms, use)
-        write_down(rows, picked, chosen)
+        choose(rows, plain(x, w.head, None, w.few), use)
 
 
 @functools.cache
@@ -70,7 +64,7 @@ class SharedRoom(Room):
 
     def steps(self, live: int, spans: Sequence[int], use: Use) -> None:
         parts = min(self.threads, live // LEAST)
-        if parts < 2 or use.filtered or use.adjust:
+        if parts < 2 or use.adjust:
             with _threads(self._fitting(live)), torch.inference_mode():
                 super().steps(live, spans, use)
             return
@@ -91,7 +85,8 @@ class SharedRoom(Room):
             with _threads(self._fitting(ends[-1])):
                 super()._take_in(ids, row, starts)
             return
-        borders = pairwise(bisect_left(ends, ends[-1] * number / parts) for number in range(parts + 1))
+        shares = (ends[-1] * number / parts for number in range(parts + 1))
+        borders = pairwise(min(range(len(ends)), key=lambda i: abs(ends[i] - share)) for share in shares)
         take_in = super()._take_in
         self._together([partial(take_in, ids[a:b], row + a, starts[a:b]) for a, b in borders if a < b])
 

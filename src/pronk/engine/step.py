@@ -11,8 +11,8 @@ from torch import Tensor
 
 from pronk.engine.forward import NOWHERE, PREFILL
 from pronk.engine.quick import Quick, Runs, Through, run_logits, run_prefill
-from pronk.engine.rows import BLOCK, Rows, write_down
-from pronk.engine.sampler import Use, distribution, sample
+from pronk.engine.rows import Rows, choose
+from pronk.engine.sampler import Use
 from pronk.models.state import State
 
 EVERYTHING = Use(top_k=True, top_p=True, min_p=True, penalty=True)
@@ -34,17 +34,7 @@ def decode(model: Runs, state: State, rows: Rows, live: int, span: int, use: Use
 
         advance(logits, rows, live, use.filtered)
         return
-    rules, seen = rows.rules(live), None if rows.seen is None else rows.seen[:live]
-    logps = distribution(logits.float(), rules, use, seen)
-    uniforms = rows.random[:live].gather(1, (positions + 1) % BLOCK)
-    note(rows, live, *sample(logps, rules.temperature, uniforms, use), use)
-
-
-def note(rows: Rows, live: int, picked: Tensor, chosen: Tensor, use: Use) -> None:
-    """Write down the tokens picked [live, 1] and their log-probabilities, and who ended with them."""
-    if use.penalty and rows.seen is not None:
-        rows.seen[:live].scatter_(1, picked, True)
-    write_down(rows.part(0, live), picked, chosen)
+    choose(rows.part(0, live), logits, use)
 
 
 @dataclass
