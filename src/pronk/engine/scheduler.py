@@ -70,8 +70,8 @@ class Scheduler:
         self._admit()
         if not self.live:
             return []
-        every = self.room.every if self._stops else max(self.room.every, BLIND)
-        missing = min(every, self._full - self.steps)
+        least = 1 if self._texts else self.room.stopping if self._stops else BLIND
+        missing = min(max(self.room.every, least), self._full - self.steps)
         while missing:
             if self.steps >= self._refill:
                 self.room.refill(len(self.live))

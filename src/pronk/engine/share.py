@@ -53,6 +53,7 @@ class SharedRoom(Room):
     """Rows of a twin. All cores' work on one operator would stop and start a hundred times a step, for operators of
     20 microseconds; on rows of their own they meet once. Each works with one thread."""
 
+    stopping: int = 4  # to meet and look takes a fifth of a step
     crew: ThreadPoolExecutor | None = field(default=None, repr=False)
     threads: int = 1
 

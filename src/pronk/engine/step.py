@@ -48,6 +48,7 @@ class Room:
     fused: bool = False  # sample by Triton kernels
     exact: bool = False  # whatever stands beside a request changes no bit of it, at a price
     every: int = 1  # steps between two looks at who ended: on a GPU a look costs more than a wasted token
+    stopping: int = 1  # at least so many where no text is read as it grows
 
     def __post_init__(self) -> None:
         self.asked = self.asked or self.rows.slots
