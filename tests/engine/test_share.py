@@ -29,9 +29,9 @@ def parts(monkeypatch):
     """Rows and steps of each thread's part, so far."""
     found, plain = [], SharedRoom._part
 
-    def counted(self, start, end, spans, use):
-        found.append((start, end, len(spans)))
-        plain(self, start, end, spans, use)
+    def counted(self, rows, start, spans, use):
+        found.append((start, start + len(rows.tokens), len(spans)))
+        plain(self, rows, start, spans, use)
 
     monkeypatch.setattr(SharedRoom, "_part", counted)
     return found
@@ -109,7 +109,7 @@ def test_rows_that_cannot_stop_are_looked_at_once_in_eight_steps(threads, monkey
 
 
 def test_all_threads_stay_as_they_were(threads, monkeypatch):
-    def broken(self, start, end, spans, use):
+    def broken(self, rows, start, spans, use):
         raise RuntimeError("broken")
 
     engine = Engine(make())

@@ -69,15 +69,16 @@ class SharedRoom(Room):
             with _threads(self._fitting(live)), torch.inference_mode():
                 super().steps(live, spans, use)
             return
-        borders = pairwise(live * number // parts for number in range(parts + 1))
-        self._together([partial(self._part, *border, spans, use) for border in borders])
+        borders = list(pairwise(live * number // parts for number in range(parts + 1)))
+        rows = [self.rows.part(start, end) for start, end in borders]  # by one thread, which the others would stop
+        self._together([partial(self._part, *one, spans, use) for one in zip(rows, (start for start, _ in borders))])
 
     @torch.inference_mode()
-    def _part(self, start: int, end: int, spans: Sequence[int], use: Use) -> None:
+    def _part(self, rows: Columns, start: int, spans: Sequence[int], use: Use) -> None:
         twin, state = cast(Twin, self.model), cast(TwinState, self.state)
         # There is nothing to gain by its optimizer, which makes the first calls slow.
         with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
-            scripted()(twin.weights, state.memory, self.rows.part(start, end), start, list(spans), use)
+            scripted()(twin.weights, state.memory, rows, start, list(spans), use)
 
     def _take_in(self, ids: Sequence[Sequence[int]], row: int, starts: Sequence[int]) -> None:
         ends = list(accumulate(map(len, ids), initial=0))  # of each prompt, in tokens
