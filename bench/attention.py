@@ -4,10 +4,11 @@ Usage: PYTHONPATH=src python bench/attention.py [--lengths 512 1024 2048 4096 81
 What is run: 32 layers with weights of their own x up to 100 iterations, as many as fit into --seconds, of causal
 attention; width 4096 in 32 heads, fp16, batch 1, no gradients; the device is waited for before and after.
 core = softmax(q k^T / sqrt(128)) v from ready heads; layer = core and the four projections around it. naive = three
-plain operations and a ready causal mask; "float32 softmax" = the same as Meta's Llama and transformers' eager layers
-have it. joined = q, k and v by one product. graph = the 32 layers as one CUDA graph. pronk = our layer with its rotary
-positions, which the others lack. Figures: milliseconds a layer; times faster than both naive ones; MiB that a call
-needs beyond weights and input. --toy: small sizes that run on a CPU, to see that all agree.
+plain operations and a ready causal mask; "float32 softmax" = softmax reads and writes as transformers' eager layers
+have it; "Llama's" = what Meta's published model does: divide, add a ready mask, cast, softmax, cast back. joined = q, k
+and v by one product. graph = the 32 layers as one CUDA graph. pronk = our layer with its rotary positions, which the
+others lack. Figures: milliseconds a layer; times faster than the three naive ones; MiB that a call needs beyond weights
+and input; rounds of 32 layers; seconds since the start. --toy: small sizes that run on a CPU, to see that all agree.
 """
 
 import argparse
@@ -26,6 +27,8 @@ from pronk.models.attention import Attention, View
 from pronk.models.config import ModelConfig
 from pronk.models.positions import Rotary
 
+STARTED = time.perf_counter()
+NAIVE = ("naive", "naive, float32 softmax", "naive, Llama's")
 BACKENDS = {
     "sdpa math": SDPBackend.MATH,
     "sdpa flash": SDPBackend.FLASH_ATTENTION,
@@ -40,6 +43,12 @@ BACKENDS = {
 def naive(future, softmax_type, q, k, v):
     scores = (q @ k.mT) * q.shape[3] ** -0.5
     return scores.masked_fill(future, float("-inf")).softmax(-1, softmax_type).to(v.dtype) @ v
+
+
+def llamas(future, q, k, v):
+    """The five steps of llama/model.py in github.com/meta-llama/llama, `future` added as it has it."""
+    scores = q @ k.mT / q.shape[3] ** 0.5
+    return (scores + future).float().softmax(-1).to(q.dtype) @ v
 
 
 def sdpa(q, k, v):
@@ -67,11 +76,12 @@ def flex(q, k, v):
     return flex_kernel(q.shape[2], q.device.type)(q, k, v)
 
 
-def cores(T, device):
+def cores(T, device, dtype):
     """Name -> (core, the context it runs in)."""
     future = torch.ones(T, T, dtype=torch.bool, device=device).triu(1)
-    found = {"naive": (partial(naive, future, None), nullcontext)}
-    found["naive, float32 softmax"] = partial(naive, future, torch.float32), nullcontext
+    unseen = torch.zeros(T, T, dtype=dtype, device=device).masked_fill_(future, float("-inf"))
+    kinds = (partial(naive, future, None), partial(naive, future, torch.float32), partial(llamas, unseen))
+    found = {name: (core, nullcontext) for name, core in zip(NAIVE, kinds)}
     found["xformers"] = xformers, nullcontext
     found |= {name: (sdpa, partial(sdpa_kernel, backend)) for name, backend in BACKENDS.items()}
     return found | {"sdpa, torch's choice": (sdpa, nullcontext), "flex": (flex, nullcontext)}
@@ -182,7 +192,7 @@ def of_length(T, layers, args):
     D, heads = args.width, args.heads
     q, k, v = (torch.randn(1, heads, T, D // heads, device=args.device, dtype=args.dtype) for _ in range(3))
     x = torch.randn(1, T, D, device=args.device, dtype=args.dtype)
-    found, calls = cores(T, args.device), [partial(layer, x) for layer in layers]
+    found, calls = cores(T, args.device, args.dtype), [partial(layer, x) for layer in layers]
     set_core(layers, found["naive"][0])
     wanted, layer_wanted = found["naive"][0](q, k, v), calls[0]()
     for name, (core, context) in found.items():
@@ -222,19 +232,21 @@ def of_pronk(x, layers, wanted, args):
             layer.compile(dynamic=False)
         context = partial(sdpa_kernel, BACKENDS["sdpa cudnn"])
         yield "layer", "pronk, cudnn, compiled", partial(measure, calls, turned, context, args)
+        yield "layer", "pronk, cudnn, compiled, graph", partial(graphed, calls, turned, context, args)
 
 
-HEAD = f"{'tokens':>6} {'part':5} {'':24} {'ms':>8} {'x naive':>8} {'x f32':>6} {'MiB':>7} {'rounds':>6}"
+HEAD = f"{'tokens':>6} {'part':5} {'':29} {'ms':>8} {'x naive':>8} {'x f32':>6} {'x Llama':>7} {'MiB':>7} {'rounds':>6}"
 
 
 def line(row, rows):
-    """One row beside both naive ones among the rows of its length and part."""
-    start = f"{row['T']:>6} {row['part']:5} {row['name']:24}"
+    """One row beside the naive ones among the rows of its length and part."""
+    start = f"{row['T']:>6} {row['part']:5} {row['name']:29}"
     if "failed" in row:
         return f"{start} {row['failed']}"
     beside = {one["name"]: one.get("ms", 0.0) for one in rows if (one["T"], one["part"]) == (row["T"], row["part"])}
-    times = [beside.get(name, 0.0) / row["ms"] for name in ("naive", "naive, float32 softmax")]
-    return f"{start} {row['ms']:8.4f} {times[0]:8.2f} {times[1]:6.2f} {row['mib']:7.0f} {row['iterations']:6}"
+    times = [beside.get(name, 0.0) / row["ms"] for name in NAIVE]
+    times = f"{times[0]:8.2f} {times[1]:6.2f} {times[2]:7.2f}"
+    return f"{start} {row['ms']:8.4f} {times} {row['mib']:7.0f} {row['iterations']:6} {row['at']:5.0f}s"
 
 
 def settings():
@@ -270,7 +282,7 @@ def main():
     for T in args.lengths:
         for part, row, run in of_length(T, layers, args):
             if re.search(args.match, row):
-                rows.append({"T": T, "part": part, "name": row, **run()})
+                rows.append({"T": T, "part": part, "name": row, **run(), "at": time.perf_counter() - STARTED})
                 print(line(rows[-1], rows), flush=True)
         out.write_text(json.dumps({"device": name, "torch": torch.__version__, "rows": rows}, indent=2) + "\n")
 

@@ -3,7 +3,10 @@
 import pytest
 import torch
 
+from pronk.models.build import build
+from pronk.models.config import ModelConfig
 from pronk.models.logps import cross_entropy, logits
+from pronk.models.recurrent import side_by_side
 
 from .make import V, gap, make, tokens
 
@@ -128,3 +131,23 @@ def test_dropout_works_in_training_alone(family):
     assert gap(model.train()(x).hidden, model(x).hidden) > 0.1
     assert gap(model.eval()(x).hidden, model(x).hidden) == 0
     assert gap(model(x).hidden, make(family=family)(x).hidden) == 0
+
+
+@each
+def test_fresh_gates_see_their_tokens(family):
+    """Sums over the embedding's small numbers are as large as those over a layer's own outputs of deviation 1."""
+    model = build(ModelConfig(family=family, vocab=300, width=64, layers=2), seed=0)
+    heard = (model.embed.weight @ model.blocks[0].weight_in.T).std()
+    wanted = (torch.randn(300, 64) @ model.blocks[1].weight_in.T).std()
+    torch.testing.assert_close(heard, wanted, rtol=0.1, atol=0)
+
+
+def test_weights_for_cudnn_lie_in_one_piece():
+    weights = [torch.randn(12, 4, requires_grad=True), torch.randn(12, 4), torch.randn(12)]
+    joined = side_by_side(weights)
+    for one, other in zip(joined, weights):
+        assert torch.equal(one, other)
+    assert [part.storage_offset() for part in joined] == [0, 48, 96]
+    assert len({part.untyped_storage().data_ptr() for part in joined}) == 1
+    (joined[0] * weights[1]).sum().backward()
+    assert torch.equal(weights[0].grad, weights[1])

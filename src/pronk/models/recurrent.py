@@ -30,6 +30,7 @@ class Cell:
     given: Callable[[tuple[Tensor, ...]], Any]
 
 
+EMBEDDED = 0.02  # deviation of a fresh embedding's numbers, small since the head shares them
 CELLS = {
     "rnn": Cell(1, 1, torch.rnn_tanh, itemgetter(0)),
     "gru": Cell(3, 1, torch.gru, itemgetter(0)),
@@ -40,7 +41,8 @@ CELLS = {
 class RecurrentLayer(nn.Module):
     """One layer; its parameters are its own (not flattened), so that they may be sharded and swapped."""
 
-    def __init__(self, family: str, width: int) -> None:
+    def __init__(self, family: str, width: int, size: float = 1.0) -> None:
+        """size: deviation of the input's numbers; gates that hardly hear their tokens learn late (LOG.md)."""
         super().__init__()
         self.cell = CELLS[family]
         self.weight_in = nn.Parameter(torch.empty(self.cell.gates * width, width))
@@ -49,6 +51,8 @@ class RecurrentLayer(nn.Module):
         self.bias_hidden = nn.Parameter(torch.empty(self.cell.gates * width))
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -1 / math.sqrt(width), 1 / math.sqrt(width))
+        with torch.no_grad():
+            self.weight_in.div_(size)
 
     def forward(self, x: Tensor, start: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
         """x [B, T, D] from vectors [B, vectors * D] -> outputs [B, T, D] and the vectors after each row's last token.
@@ -56,6 +60,7 @@ class RecurrentLayer(nn.Module):
         lengths [B] (on the CPU) stops rows early; None = all T tokens are real.
         """
         weights: list[Tensor] = [self.weight_in, self.weight_hidden, self.bias_in, self.bias_hidden]
+        weights = side_by_side(weights) if x.is_cuda else weights
         first = tuple(part.contiguous() for part in start[None].chunk(self.cell.vectors, -1))
         if lengths is None:
             y, *end = self.cell.run(x, self.cell.given(first), weights, True, 1, 0.0, self.training, False, True)
@@ -66,6 +71,12 @@ class RecurrentLayer(nn.Module):
         data, *end = self.cell.run(packed.data, packed.batch_sizes, given, weights, True, 1, 0.0, self.training, False)
         y, _ = pad_packed_sequence(PackedSequence(data, packed.batch_sizes, order, back), True, total_length=x.shape[1])
         return y, torch.cat(end, -1)[0, back]
+
+
+def side_by_side(weights: list[Tensor]) -> list[Tensor]:
+    """The same in one piece of memory, as cuDNN wants them: it warns and copies them one by one otherwise."""
+    whole = torch.cat([weight.flatten() for weight in weights])
+    return [part.view_as(weight) for part, weight in zip(torch.split(whole, [w.numel() for w in weights]), weights)]
 
 
 class Remember(nn.Module):
@@ -105,16 +116,17 @@ class Recurrent(nn.Module):
         super().__init__()
         self.config = config
         self.embed = nn.Embedding(config.vocab, config.width)
-        nn.init.normal_(self.embed.weight, std=0.02)
+        nn.init.normal_(self.embed.weight, std=EMBEDDED)
         self.dropout = nn.Dropout(config.dropout)
         self.size = CELLS[config.family].vectors * config.width  # of what a layer carries on
-        self.blocks = nn.ModuleList(RecurrentLayer(config.family, config.width) for _ in range(config.layers))
+        sizes = [EMBEDDED] + [1.0] * (config.layers - 1)
+        self.blocks = nn.ModuleList(RecurrentLayer(config.family, config.width, size) for size in sizes)
         self.recall = nn.ModuleList(Forget() for _ in range(config.layers - 1))
         self.recall.append(Remember(config.width) if config.recurrent_attention else Forget())
         self.norm = nn.RMSNorm(config.width, config.norm_eps)
         self.head = Head(config.vocab, config.width, self.embed if config.tied else None)
         if not config.tied:
-            nn.init.normal_(self.head.weight, std=0.02)
+            nn.init.normal_(self.head.weight, std=EMBEDDED)
 
     def new_state(self, rows: int, length: int) -> CellState:
         """Vectors for `rows` sequences; only with attention does their size depend on length."""
