@@ -4,8 +4,8 @@ Usage: PYTHONPATH=src python bench/families.py [--steps 300] [--seeds 0 1] [--on
        PYTHONPATH=src python bench/families.py --part draw      (the table and the picture of what is in out/ already)
 Stories: the world's own, one tokenizer (2,048 tokens), rows of 256 tokens cut from one long text, the same rows in the
 same order for all; validation on 512 rows that none has seen. Decoding: 64 prompts at once, 192 new tokens each, by the
-engine. Recall: bench/recall.py; models of width 128 and two layers learn it in rows of 256, 1,024 and 4,160 tokens and
-are asked for values seen 64 to 4,096 tokens ago (chance: 1 in 8).
+engine. Recall: bench/recall.py; models of width 128 and two layers learn it in rows of 16 tokens, then of more, up to
+4,160, and are asked for values seen 64 to 4,096 tokens ago (chance: 1 in 8).
 Parts: data; loss and recall (all families at once, a process each, spread over the GPUs there are: nothing is timed);
 pace and decode (one family after the other, nothing beside it); draw. Writes out/families.json and .png.
 --toy: small sizes that run on a CPU in a minute, to see that everything runs; its figures mean nothing.
@@ -55,7 +55,9 @@ FAMILIES = {
     "phi": GPT | {"block": "parallel", "positions": "rotary", "rotary_share": 0.5, "head_bias": True, "tied": False},
     "qwen3": {"kv_heads": 2, "qk_norm": True},
 }
-RECALL_RATES = {"transformer 2017": 1.5e-3, "gpt": 1.5e-3}
+RATES = {"gru": (2e-3, 4e-3), "lstm": (2e-3, 4e-3), "transformer 2017": (7e-4, 1e-3)}  # the others': 1e-3, 2e-3
+RECALL_RATES = {"transformer 2017": 1.5e-3, "gpt": 1.5e-3, "rnn": 1e-3, "lstm": 8e-3, "gru": 4e-3}
+LESSONS = (16, 32, 64, 128, 256, 1024)  # tokens in a row; then args.far
 WIDTHS = range(64, 1025, 64)  # heads of whole multiples of 8, which fast kernels ask for
 STARTED = time.perf_counter()
 
@@ -104,10 +106,12 @@ def material(args):
 
 
 def learner_for(model, rate, steps, args, **more):
-    """Our own training path as it is by default: on a GPU in bf16, with captured steps."""
+    """Our own training path as it is by default: on a GPU in bf16, with captured steps. Norms after the sum want a long
+    warmup: half of the steps."""
     precision = "bf16" if args.device == "cuda" else "fp32"
+    share = 2 if model.config.block == "post" else 20
     train = TrainConfig(steps=steps, batch=args.batch, device=args.device, precision=precision, spike=0.0)
-    return make_learner(model, OptimConfig(lr=rate, warmup=max(1, steps // 20), **more), train)
+    return make_learner(model, OptimConfig(lr=rate, warmup=max(1, steps // share), **more), train)
 
 
 def trained(config, rate, rows, steps, args):
@@ -187,19 +191,12 @@ def loss(name, args):
     """Of the best of the family's rates."""
     config, (rows, validation) = shape(FAMILIES[name], args), material(args)
     found = {}
-    for rate in rates(name):
+    for rate in RATES.get(name, (1e-3, 2e-3)):
         model = trained(config, rate, rows, args.steps, args)[0]
         found[rate] = loss_of(model, validation, args)
         say(f"stories, rate {rate}: validation loss {found[rate]:.4f}")
     facts = {"parameters": count(model), "width": config.width, "layers": config.layers}
     return facts | {"loss": min(found.values()), "rates": found}
-
-
-def rates(name):
-    """Post-norm cannot bear the others' rate for sure; recurrent nets bear more."""
-    if FAMILIES[name].get("block") == "post":
-        return 5e-4, 1e-3
-    return (2e-3,) if "family" in FAMILIES[name] else (1e-3,)
 
 
 def remember(name, args):
@@ -294,14 +291,14 @@ def settings():
     for name, value in (numbers | {"seed": 0, "at-once": 16}).items():
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--recall-rate", type=float, default=2e-3)
-    parser.add_argument("--lesson-steps", type=int, nargs=3, default=[800, 80, 40], help="at 256, 1,024, 4,160 tokens")
+    parser.add_argument("--lesson-steps", type=int, nargs=7, default=[100, 100, 100, 100, 400, 80, 40])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--only", nargs="+", choices=FAMILIES, default=list(FAMILIES))
     parser.add_argument("--part", choices=["all", "data", *PARTS, "draw"], default="all")
     parser.add_argument("--toy", action="store_true")
     parser.add_argument("--out", default="out")
     args = parser.parse_args()
-    args.device, args.lessons = "cuda", dict(zip((256, 1024, args.far), args.lesson_steps))
+    args.device, args.lessons = "cuda", dict(zip((*LESSONS, args.far), args.lesson_steps))
     if args.toy:
         small = {"steps": 4, "pace_steps": 4, "batch": 4, "length": 48, "far": 144, "new": 4, "goal": 300_000}
         small |= {"layers": 2, "recall_width": 32, "recall_tokens": 512, "lessons": {64: 2, 128: 1}, "held": 8}

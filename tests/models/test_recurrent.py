@@ -151,3 +151,16 @@ def test_weights_for_cudnn_lie_in_one_piece():
     assert len({part.untyped_storage().data_ptr() for part in joined}) == 1
     (joined[0] * weights[1]).sum().backward()
     assert torch.equal(weights[0].grad, weights[1])
+
+
+@each
+def test_cells_stay_in_float32_under_autocast(family):
+    """Their gradients would overflow where those of cuDNN's bfloat16 do."""
+    layer = make(family=family).blocks[0]
+    x, start = torch.randn(3, 5, 32), torch.zeros(3, 32 * layer.cell.vectors)
+    wanted = layer(x, start, None)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = layer(x, start, None)
+        rounded = layer(x.bfloat16(), start.bfloat16(), torch.tensor([5, 2, 3]))
+    assert all(torch.equal(one, other) for one, other in zip(found, wanted))
+    assert rounded[0].dtype == torch.float32

@@ -57,8 +57,13 @@ class RecurrentLayer(nn.Module):
     def forward(self, x: Tensor, start: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
         """x [B, T, D] from vectors [B, vectors * D] -> outputs [B, T, D] and the vectors after each row's last token.
 
-        lengths [B] (on the CPU) stops rows early; None = all T tokens are real.
+        lengths [B] (on the CPU) stops rows early; None = all T tokens are real. Computed in the weights' own type,
+        autocast or not: cuDNN's gradients of bfloat16 weights have float16's range, and end at 65,504 (LOG.md).
         """
+        with torch.autocast(x.device.type, enabled=False):
+            return self._run(x.to(self.weight_in.dtype), start.to(self.weight_in.dtype), lengths)
+
+    def _run(self, x: Tensor, start: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
         weights: list[Tensor] = [self.weight_in, self.weight_hidden, self.bias_in, self.bias_hidden]
         weights = side_by_side(weights) if x.is_cuda else weights
         first = tuple(part.contiguous() for part in start[None].chunk(self.cell.vectors, -1))
