@@ -76,6 +76,8 @@ def test_to_gguf(tmp_path):
         (["m", "new", "--tokenizer", "empty"], "no tokenizer there; name a folder, file or hub id that has it"),
         (["empty", "new"], "expected config.json with weights, params.json with consolidated.*.pth"),
         (["m", "m/config.json"], "is a file; a model is saved as a folder"),
+        (["m", "./m"], "is the source itself: name another folder"),
+        (["m/model.safetensors", "new"], "m/model.safetensors: not read by itself: name its folder"),
     ],
 )
 def test_mistakes(tmp_path, monkeypatch, capsys, words, says):

@@ -33,6 +33,8 @@ class Config:
 
 def run(config: Config) -> None:
     out, found = Path(config.out), foreign.find(config.source)
+    if out.resolve() == Path(config.source).resolve():
+        raise UserError(f"--out {out} is the source itself: name another folder")
     tokenizer = foreign.tokenizer_for(found, config.tokenizer)
     to_gguf = out.suffix == ".gguf"
     dtype = DTYPES[config.dtype] if config.dtype != "keep" else found.dtype

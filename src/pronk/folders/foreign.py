@@ -47,6 +47,8 @@ class Found:
 def find(source: str) -> Found:
     """What a path or a hub id names; UserError says what is wrong or missing."""
     path = Path(source)
+    if path.is_file() and path.suffix != ".bin":
+        raise UserError(f"{path}: not read by itself: name its folder; {EXPECTED}")
     if path.is_file():
         config, found, rename = llama2c.opened(path)
         return Found("llama2.c file", path.parent, config, found, rename, "the file's header")
