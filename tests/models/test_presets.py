@@ -59,6 +59,12 @@ def test_published_round_numbers(preset, billions):
     assert count(build(ModelConfig(**PRESETS[preset]), "meta")) / 1e9 == pytest.approx(billions, rel=0.03)
 
 
+@pytest.mark.parametrize(("preset", "millions"), [("rnn-300", 6), ("lstm-medium", 20), ("lstm-large", 66)])
+def test_published_millions(preset, millions):
+    """Of Mikolov & Zweig 2012 and Zaremba et al. 2014, as Merity et al. 2017 (arXiv 1708.02182, table 1) count them."""
+    assert round(count(build(ModelConfig(**PRESETS[preset]), "meta")) / 1e6) == millions
+
+
 def test_learned_positions_are_not_multiplied():
     model = build(config(positions="learned"), "meta")
     assert count(model) - multiplied(model) == 128 * 32

@@ -17,10 +17,15 @@ _phi1: dict[str, Any] = {"norm": "layer", "block": "parallel", "feedforward": "g
 _phi1 |= {"head_bias": True, "tied": False, "vocab": 51_200, "context": 2048, "heads": 32, "rotary_share": 0.5}
 _first: dict[str, Any] = {"norm": "layer", "block": "post", "feedforward": "relu", "positions": "sinusoidal"}
 _first |= {"attention_bias": "all", "vocab": 37_000, "layers": 6}
+_words: dict[str, Any] = {"vocab": 10_000, "tied": False}  # of the Penn Treebank
 
 PRESETS: dict[str, dict[str, Any]] = {
     "story-1m": {"width": 128, "layers": 4, "heads": 4, "context": 256},
     "story-15m": {"width": 288, "layers": 6, "heads": 6, "vocab": 32_000, "context": 256},
+    "rnn-300": _words | {"family": "rnn", "width": 300, "layers": 1},
+    "lstm-medium": _words | {"family": "lstm", "width": 650, "layers": 2, "dropout": 0.5},
+    "lstm-large": _words | {"family": "lstm", "width": 1500, "layers": 2, "dropout": 0.65},
+    "gru-1000": {"family": "gru", "vocab": 15_000, "tied": False, "width": 1000, "layers": 1},
     "transformer-base": _first | {"width": 512, "heads": 8},
     "transformer-big": _first | {"width": 1024, "heads": 16},
     "gpt1": _gpt | {"block": "post", "vocab": 40_478, "context": 512, "width": 768, "layers": 12, "heads": 12},
