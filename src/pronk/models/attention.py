@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import BlockMask
 
-from pronk.models import flex
+from pronk.models import flex, kernels_short
 from pronk.models.config import ModelConfig
 from pronk.models.positions import rotation
 from pronk.models.state import KVState
@@ -58,11 +58,14 @@ class Attention(nn.Module):
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | BlockMask | None, scale: float | None = None) -> Tensor:
     """softmax(scale q k^T) v with q [B, H, T, K], k and v [B, G, S, K]; mask None = causal, scale None = 1 / sqrt(K).
 
-    On a CPU in bfloat16 by plain products: torch's fused kernel takes four times as long to train there (LOG.md).
+    Short rows have a kernel of their own on a GPU. On a CPU in bfloat16 by plain products: torch's fused kernel takes
+    four times as long to train there (LOG.md).
     Compiled code, whose shapes last, may take cuDNN's kernel, which plans for tens of milliseconds at each new shape.
     """
     if isinstance(mask, BlockMask):
         return flex.attend(q, k, v, mask, scale)
+    if mask is None and kernels_short.fits(q, k):
+        return kernels_short.attend(q, k, v, scale)
     grouped = q.shape[1] != k.shape[1]
     if q.device.type != "cpu" or q.dtype != torch.bfloat16:
         with sdpa_kernel(LASTING, set_priority=True) if torch.compiler.is_compiling() else nullcontext():
