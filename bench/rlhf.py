@@ -1,6 +1,6 @@
 """RLHF on the story world, where the truth is known: annotators, reward model, then six ways to spend it.
 
-usage: python bench/rlhf.py OUT [--seed 0] [--toy] [--part NAME]; python bench/rlhf.py OUT... --draw PICTURE
+usage: python bench/rlhf.py OUT [--seed 0] [--toy] [--parts NAME...]; python bench/rlhf.py OUT... --draw PICTURE
 Raises a storyteller, lets simulated people compare its answers, learns a reward model from them and aligns the
 storyteller with it. Parts, in order: base, honest, dazzled, best, dpo-0.3, dpo-0.1, dpo-0.03, reinforce, rloo, grpo,
 ppo, exploit; those after dazzled may run side by side. Each leaves OUT/NAME.json and is skipped where that is there.
@@ -308,7 +308,7 @@ if __name__ == "__main__":
     parser.add_argument("out", nargs="+", type=Path)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--toy", action="store_true")
-    parser.add_argument("--part", choices=[*PARTS])
+    parser.add_argument("--parts", nargs="+", choices=[*PARTS], default=[*PARTS])
     parser.add_argument("--draw")
     said = parser.parse_args()
     if said.draw:
@@ -316,4 +316,4 @@ if __name__ == "__main__":
         tell(found)
         draw(found, said.draw)
     else:
-        work(said.out[0], said.seed, TOY if said.toy else Sizes(), [said.part] if said.part else PARTS)
+        work(said.out[0], said.seed, TOY if said.toy else Sizes(), said.parts)
