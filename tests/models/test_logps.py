@@ -152,6 +152,18 @@ def test_logps_and_entropy_equal_the_formula(targets, temperature):
 
 
 @pytest.mark.usefixtures("chunk")
+@pytest.mark.parametrize("first", [0, 2])
+def test_dense_logps_are_the_same_with_zeros_for_what_is_ignored(targets, first):
+    """first: columns in front of which nothing is a target are left out."""
+    out, targets = output(), targets.clone()
+    targets[:, :first] = IGNORE
+    found, wanted = logps(out, targets, 0.7, dense=True, first=first), logps(out, targets, 0.7)
+    for ours, theirs in zip(found, wanted):
+        assert gap(ours, theirs) < 1e-6
+        assert_same_gradients((ours * random(B, T, seed=9)).sum(), (theirs * random(B, T, seed=9)).sum(), out)
+
+
+@pytest.mark.usefixtures("chunk")
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_exact_kl_equals_the_full_sum(targets, temperature):
     out, reference = output(), output(20)

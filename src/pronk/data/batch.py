@@ -46,6 +46,7 @@ class Batch:
     sources: Tensor | None = None  # [B] or [B, T] int64, index into source_names
     source_names: tuple[str, ...] = ()
     dense: bool = False  # losses compute ignored targets too, as zero: a GPU need not wait to learn which are kept
+    first: int = 0  # no column before it has a target: dense losses leave those out
 
     def inputs(self) -> dict[str, Tensor | None]:
         """The keyword arguments of the model's forward, rows flattened to [rows, T]."""

@@ -62,7 +62,7 @@ class Capture:
         A later micro-batch adds to gradients where the first one left them, so it is captured only after that one.
         """
         shapes = tuple((name, tensor.shape) for name, tensor in _tensors(part).items())
-        key = (shapes, part.source_names, loss, self.model.training, self.holder)
+        key = (shapes, _plain(part), loss, self.model.training, self.holder)
         if not first and self.holder is None:
             return run(part)
         if self.steps - self.born.setdefault(key, self.steps) < (WARM if first else 1):
@@ -91,6 +91,11 @@ class Capture:
     def _pool(self) -> Any:
         """One pool of memory for all graphs: they run one after the other."""
         return next((replay.graph.pool() for replay in self.replays.values()), None)
+
+
+def _plain(part: Batch) -> tuple[Hashable, ...]:
+    """What of a batch is no tensor: a graph holds it for good."""
+    return tuple(value for value in vars(part).values() if not isinstance(value, Tensor))
 
 
 def _tensors(part: Batch) -> dict[str, Tensor]:

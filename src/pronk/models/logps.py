@@ -161,16 +161,19 @@ def cross_entropy(output: Output, targets: Tensor, dense: bool = False) -> tuple
     return total, losses
 
 
-def logps(output: Output, targets: Tensor, temperature: float = 1.0, dense: bool = False) -> tuple[Tensor, Tensor]:
+def logps(
+    output: Output, targets: Tensor, temperature: float = 1.0, dense: bool = False, first: int = 0
+) -> tuple[Tensor, Tensor]:
     """Log-probability of each target and entropy of its distribution, nats, [B, T] each; 0 where target is IGNORE.
 
     The distribution is softmax(logits / temperature): log-probabilities that are compared with sampled ones must use
     the temperature they were sampled at. Logits are made again in backward where the batch takes several chunks.
-    dense: IGNORE costs as much as the rest, so that the device is asked nothing.
+    dense: IGNORE costs as much as the rest, so that the device is asked nothing; but for columns before `first`, in
+    which the caller knows of no target.
     """
     keep = targets != IGNORE
     if dense:
-        hidden, wanted = output.hidden.flatten(0, 1), targets.clamp(min=0).flatten()
+        hidden, wanted = output.hidden[:, first:].flatten(0, 1), targets[:, first:].clamp(min=0).flatten()
     else:
         hidden, wanted = output.hidden[keep], targets[keep]
 
@@ -186,7 +189,8 @@ def logps(output: Output, targets: Tensor, temperature: float = 1.0, dense: bool
     else:
         found, entropy = _in_chunks(part, head, hidden, wanted)
     if dense:
-        return found.view(targets.shape).where(keep, 0.0), entropy.view(targets.shape).where(keep, 0.0)
+        both = [F.pad(x.view(len(targets), -1), (first, 0)).where(keep, 0.0) for x in (found, entropy)]
+        return both[0], both[1]
     zeros = output.hidden.new_zeros(targets.shape, dtype=torch.float32)
     return zeros.masked_scatter(keep, found), zeros.masked_scatter(keep, entropy)
 

@@ -173,7 +173,7 @@ def clipped_value(
 def _read(output: Output, batch: Rollouts, temperature: float) -> tuple[Tensor, Tensor, Tensor, Metrics]:
     """(mask, log-probabilities of the sampled tokens, entropy of what they were drawn from; [B, T] each, metrics)."""
     mask = (batch.targets != IGNORE).float()
-    logps, entropy = head_math.logps(output, batch.targets, temperature, batch.dense)
+    logps, entropy = head_math.logps(output, batch.targets, temperature, batch.dense, batch.first)
     return mask, logps, entropy, {"policy/entropy": Mean(entropy.detach().sum(), mask.sum())}
 
 

@@ -27,6 +27,7 @@ from pronk.rl.share import Share
 
 NEAR = 1024  # tokens of a forward on a CPU: more write to new pages each time, at a sixth of its time (LOG.md)
 MULTIPLE, GPU_MULTIPLE = 4, 32  # on a GPU, rows of one length, so that few shapes are met and steps can be captured
+FIRST = 8  # and so with the columns that all prompts fill
 
 
 @dataclass(frozen=True)
@@ -163,8 +164,10 @@ class RolloutSource:
         asked, answered = [s.prompt_ids for s in samples], [s.ids for s in samples]
         longest = max(len(s.prompt_ids) + len(s.ids) - 1 for s in samples)
         multiple = MULTIPLE if not on_gpu else GPU_MULTIPLE if longest > GPU_MULTIPLE else 1
+        first = min(map(len, asked)) - 1
+        first -= first % FIRST if longest > GPU_MULTIPLE else 0
         tokens, targets = pad_rollouts(asked, answered, pad=0, multiple=multiple)
-        batch = Batch(tokens, targets, dense=on_gpu).map(lambda x: x.to(self.device))
+        batch = Batch(tokens, targets, dense=on_gpu, first=first).map(lambda x: x.to(self.device))
         logps, values = self._judged(samples, batch)
         ref_logps = self._forward(self.reference, batch, self._read)[0] if self.reference is not None else logps
         rewards, judged, found = self._rewards(samples, (targets != IGNORE).float())
@@ -187,6 +190,7 @@ class RolloutSource:
                 batch.tokens,
                 learned,
                 dense=on_gpu,
+                first=first,
                 logps=logps,
                 ref_logps=ref_logps,
                 advantages=advantages,
@@ -198,9 +202,9 @@ class RolloutSource:
         )
 
     def _fresh(self) -> bool:
-        """Whether the old log-probabilities need no forward: the round's one step makes them itself."""
-        in_reward = self.reference is not None and self.kl.where == "reward"
-        return self.steps() == 1 and not in_reward
+        """Whether the old log-probabilities need no forward: the round's one step makes them itself, and KL is that of
+        what sampled."""
+        return self.steps() == 1
 
     def _judged(self, samples: list[Sample], batch: Batch) -> tuple[Tensor, Tensor]:
         """Log-probabilities under the policy, and the critic's values; one forward makes both where they share a body.
@@ -259,7 +263,7 @@ class RolloutSource:
         return [self.share.whole_tensor(torch.cat(rows)) for rows in found]
 
     def _read(self, output: Output, part: Batch) -> Tensor:
-        return head_math.logps(output, part.targets, self.config.temperature, part.dense)[0]
+        return head_math.logps(output, part.targets, self.config.temperature, part.dense, part.first)[0]
 
     def _turn(self) -> list[int]:
         """Indices of this round's prompts: each prompt comes once before any comes again, in a seeded order."""
