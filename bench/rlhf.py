@@ -40,7 +40,9 @@ ALGORITHMS = {
     "ppo": ("--optim.lr", "2e-4", "--rl.epochs", "2", "--rollout.minibatch", "48"),
 }
 MUON = ("--optim.optimizer", "muon", "--optim.lr", 2e-3, "--optim.adam-lr", 2e-3)  # AdamW hardly learns (LOG.md)
+QUIET = ("--train.save-every", 0, "--train.log-every", 100)
 BETAS = (0.3, 0.1, 0.03)
+DAZZLE = 4.0  # what people see in an exclamation mark; at 1.5 the truth rises with the votes' honest part (LOG.md)
 ANSWER = 144  # tokens, at most
 LOOKS = {"reinforce": ("#0072b2", "o"), "rloo": ("#56b4e9", "s"), "grpo": ("#009e73", "^"), "ppo": ("#d55e00", "D")}
 
@@ -52,11 +54,11 @@ class Sizes:
     width: int = 256
     layers: int = 6
     stories: int = 10_000
-    requests: int = 60_000
+    requests: int = 50_000
     pretrain: int = 500  # steps
-    sft: int = 2500
+    sft: int = 2200
     rows: int = 32
-    votes: int = 30_000
+    votes: int = 20_000
     pairs: int = 16  # of a step of the reward model; of DPO's, twice as many
     rounds: int = 100
     asked: int = 1000  # prompts of a measurement
@@ -100,6 +102,11 @@ class Study:
         found = list(read_prompts(str(self.out / "world" / "prompts.jsonl")))
         return found[:: max(1, len(found) // self.sizes.asked)][: self.sizes.asked]
 
+    @cached_property
+    def before(self):
+        """What the first model's answers are worth."""
+        return truths(self.sample(self.first, self.seed + 60))
+
     def scorer(self, name="honest"):
         return load_scorer(self.out / name / "reward" / "model", pick_device("auto"))[0]
 
@@ -131,7 +138,7 @@ class Study:
         words += ("--seed", self.seed, "--out", out / "pairs.jsonl", "--max-tokens", ANSWER, "--slots", 1024)
         pronk("annotate", *words, *how)
         words = ("--model", self.folder, "--data", out / "pairs.jsonl", "--epochs", 2, *MUON)
-        words += ("--train.batch", s.pairs, "--train.seed", self.seed, "--train.save-every", 0)
+        words += ("--train.batch", s.pairs, "--train.seed", self.seed, *QUIET)
         pronk("reward", *words, "--out", out / "reward")
         fresh, scorer = self.sample(self.first, self.seed + 40, 2), self.scorer(name)
         scores, gold = score_rows(scorer, [one.prompt_ids + one.ids for one in fresh]), truths(fresh)
@@ -151,7 +158,7 @@ class Study:
         return self.learn_rewards("honest") | {"row": {"first model": self.judged(self.folder)}}
 
     def dazzled(self):
-        return self.learn_rewards("dazzled", "--dazzled", 1.5)
+        return self.learn_rewards("dazzled", "--dazzled", DAZZLE)
 
     # ── how it is spent
 
@@ -171,8 +178,8 @@ class Study:
         return {"row": {algorithm: self.judged(out / "model")}, "curve": curve(out)}
 
     def exploit(self):
-        """With dazzled annotators and almost no KL: the proxy rises, the truth falls. What the run said of it."""
-        out = self.align("exploit", "reinforce", "dazzled", 0.05)
+        """With dazzled annotators and hardly any KL: the proxy rises, the truth falls. What the run said of it."""
+        out = self.align("exploit", "reinforce", "dazzled", 0.01)
         path = out / "health.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
         return {"curve": curve(out), "health": [json.loads(line) for line in lines]}
@@ -180,7 +187,7 @@ class Study:
     def dpo(self, beta):
         out = self.out / f"dpo-{beta}"
         words = ("--model", self.folder, "--data", self.out / "honest" / "pairs.jsonl", "--beta", beta, "--epochs", 1)
-        words += ("--optim.lr", 2e-4, "--train.batch", 2 * self.sizes.pairs, "--train.save-every", 0)
+        words += ("--optim.lr", 2e-4, "--train.batch", 2 * self.sizes.pairs, *QUIET)
         pronk("dpo", *words, "--train.seed", self.seed, "--out", out)
         return {"row": {f"dpo, beta {beta}": self.judged(out / "model")}}
 
@@ -207,7 +214,7 @@ class Study:
         ours, theirs = Engine(model).score(whole), Engine(self.first).score(whole)
         starts = [len(s.prompt_ids) - 1 for s in samples]
         gaps = [sum(a[at:]) - sum(b[at:]) for a, b, at in zip(ours, theirs, starts)]
-        gold, base = truths(samples), truths(self.sample(self.first, self.seed + 60))
+        gold, base = truths(samples), self.before
         return {
             "utility": float(np.mean(gold)),
             "error": float(np.std(gold) / math.sqrt(len(gold))),

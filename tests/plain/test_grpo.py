@@ -28,7 +28,7 @@ NAMES = [0, 1, 0, 1, 1, 0]  # which prompt each sample answers, in no order
 def answered():
     """(which prompt, prompt, answer, score) of unequal lengths."""
     prompts, answers = rows((3, 5)), rows((4, 6, 1, 3, 2, 5), 7)
-    scores = (0.3 * torch.randn(6, generator=torch.Generator().manual_seed(0))).tolist()
+    scores = (0.3 * torch.randn(6, generator=torch.Generator().manual_seed(2))).tolist()
     return [(name, prompts[name], answer, score) for name, answer, score in zip(NAMES, answers, scores)]
 
 
@@ -86,7 +86,7 @@ def test_three_updates_equal_the_plain_loop(family, algorithm):
     )
     assert found[2]["policy/clipfrac"] > 0  # the clip is at work
     assert [m["loss"] for m in found] == pytest.approx(losses, rel=1e-6, abs=1e-6)
-    assert [m["grad_norm"] for m in found] == pytest.approx([n[0] for n in norms], rel=1e-5, abs=1e-6)
+    assert [m["grad_norm"] for m in found] == pytest.approx([n[0] for n in norms], rel=1e-5)
     assert gap(weights(ours), weights(theirs)) < 1e-6
 
 
