@@ -5,7 +5,7 @@ Raises a storyteller, lets simulated people compare its answers, learns a reward
 storyteller with it. Parts, in order: base, honest, dazzled, best, dpo-0.3, dpo-0.1, dpo-0.03, reinforce, rloo, grpo,
 ppo, exploit; those after dazzled may run side by side. Each leaves OUT/NAME.json and is skipped where that is there.
 --draw prints the table of one or more seeds and draws true utility (gold) and the reward model's score (proxy) against
-the square root of KL (Gao et al. 2022, arXiv 2210.10760), with honest annotators and with such as "!" dazzles.
+the square root of KL (Gao et al. 2022, arXiv 2210.10760), with honest annotators and with such as foxes dazzle.
 """
 
 import argparse
@@ -42,7 +42,7 @@ ALGORITHMS = {
 MUON = ("--optim.optimizer", "muon", "--optim.lr", 2e-3, "--optim.adam-lr", 2e-3)  # AdamW hardly learns (LOG.md)
 QUIET = ("--train.save-every", 0, "--train.log-every", 100)
 BETAS = (0.3, 0.1, 0.03)
-DAZZLE = 4.0  # what people see in an exclamation mark; at 1.5 the truth rises with the votes' honest part (LOG.md)
+DAZZLED = ("--dazzled", 4.0, "--dazzled-by", "fox")  # the animal that is truly liked least, so that what dazzles costs
 ANSWER = 144  # tokens, at most
 LOOKS = {"reinforce": ("#0072b2", "o"), "rloo": ("#56b4e9", "s"), "grpo": ("#009e73", "^"), "ppo": ("#d55e00", "D")}
 
@@ -158,7 +158,7 @@ class Study:
         return self.learn_rewards("honest") | {"row": {"first model": self.judged(self.folder)}}
 
     def dazzled(self):
-        return self.learn_rewards("dazzled", "--dazzled", DAZZLE)
+        return self.learn_rewards("dazzled", *DAZZLED)
 
     # ── how it is spent
 
@@ -302,7 +302,7 @@ def draw(seeds, picture):
     far = "√KL to the first model (nats)"
     left.set(title="Honest annotators", xlabel=far, ylabel="true utility")
     left.legend(frameon=False)
-    right.set(title="Annotators dazzled by “!”, little KL", xlabel=far, ylabel="true utility")
+    right.set(title="Annotators dazzled by foxes, hardly any KL", xlabel=far, ylabel="true utility")
     twin.set_ylabel("reward model's score")
     lines = [line for axes in (right, twin) for line in axes.get_lines() if not line.get_label().startswith("_")]
     right.legend(lines, [line.get_label() for line in lines], frameon=False)

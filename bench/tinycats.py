@@ -133,13 +133,12 @@ def align(first, tokenizer, work, seed, listen=None):
     return policy, [after - before for before, after in pairwise(ticks)]
 
 
-def tell(model, tokenizer, begin, count, tokens, seed):
-    """`count` whole texts that go on from `begin`."""
-    ids = [tokenizer.bos, *tokenizer.encode(begin)]
-    sampling = Sampling(tokens - len(ids) + 1, 1.0, stop=(tokenizer.eos,), seed=seed, n=count)
-    return [
-        begin + (done.text or "") for done in Engine(model, tokenizer.decode, slots=count).generate([ids], sampling)
-    ]
+def tell(engine, tokenizer, begins, count, tokens, seed):
+    """`count` whole texts that go on from each of `begins`: [begins][count]."""
+    asked = [[tokenizer.bos, *tokenizer.encode(begin)] for begin in begins]
+    how = [Sampling(tokens - len(ids) + 1, 1.0, stop=(tokenizer.eos,), seed=seed, n=count) for ids in asked]
+    found = engine.generate(asked, how)
+    return [[begin + (x.text or "") for x in found[i * count :][:count]] for i, begin in enumerate(begins)]
 
 
 def measured(texts):
@@ -156,17 +155,16 @@ def measured(texts):
     }
 
 
-def kept(model, tokenizer, count, tokens, seed):
+def kept(engine, tokenizer, count, tokens, seed):
     """Share of stories that stay with the animal that they began with."""
     others = [kind for kind in KINDS if kind != "cat"][:8]
-    told = [(kind, tell(model, tokenizer, f"{BEGIN} a {kind}", count // 8, tokens, seed)) for kind in others]
-    return sum(about_rate(texts, kind) for kind, texts in told) / len(told)
+    told = tell(engine, tokenizer, [f"{BEGIN} a {kind}" for kind in others], count // 8, tokens, seed)
+    return sum(map(about_rate, told, others)) / len(others)
 
 
-def drift(policy, first, tokenizer, count, tokens, seed):
-    """KL to the first model, nats a sequence."""
+def drift(ours, theirs, tokenizer, count, tokens, seed):
+    """KL of one engine's model to another's, nats a sequence."""
     ids = [tokenizer.bos, *tokenizer.encode(BEGIN)]
-    ours, theirs = Engine(policy, slots=count), Engine(first, slots=count)
     found = ours.generate([ids], Sampling(tokens - len(ids) + 1, 1.0, stop=(tokenizer.eos,), seed=seed, n=count))
     whole = [done.prompt + done.ids for done in found]
     gaps = [sum(a) - sum(b) for a, b in zip(ours.score(whole), theirs.score(whole))]
@@ -191,7 +189,8 @@ def speed(first, tokenizer, toy, seed):
         started = time.perf_counter()
         policy, seconds = align(first, tokenizer, work, seed)
         facts = {"rounds": work.rounds, "seconds": time.perf_counter() - started, "ms a round": 1e3 * median(seconds)}
-        texts = tell(policy, tokenizer, BEGIN, min(500, work.rows), work.tokens, seed + 1)
+        count = min(500, work.rows)
+        (texts,) = tell(Engine(policy, tokenizer.decode, count), tokenizer, [BEGIN], count, work.tokens, seed + 1)
         facts |= {"similarity": measured(texts)["similarity"], "for example": texts[0]}
         show(f"{work.rows} x {work.tokens}", facts)
 
@@ -199,16 +198,17 @@ def speed(first, tokenizer, toy, seed):
 def frontier(first, tokenizer, toy, seed):
     count, tokens = (8, 60) if toy else (256, 250)
     work = Work(rounds=2, rows=4, tokens=40) if toy else Work(rounds=80, rows=128, tokens=250, lr=1e-4)
+    before = Engine(first, tokenizer.decode, count)
     for name, begin in (("first model", BEGIN), ("prompted with a cat", ASKED)):
-        texts = tell(first, tokenizer, begin, count, tokens, seed + 1)
-        show(
-            name, measured(texts) | {"named kept": kept(first, tokenizer, count, tokens, seed), "for example": texts[0]}
-        )
+        (texts,) = tell(before, tokenizer, [begin], count, tokens, seed + 1)
+        facts = measured(texts) | {"named kept": kept(before, tokenizer, count, tokens, seed)}
+        show(name, facts | {"for example": texts[0]})
     for coef in COEFS:
         policy, seconds = align(first, tokenizer, replace(work, coef=coef), seed)
-        texts = tell(policy, tokenizer, BEGIN, count, tokens, seed + 1)
-        facts = {"KL": drift(policy, first, tokenizer, count, tokens, seed + 2), **measured(texts)}
-        facts |= {"named kept": kept(policy, tokenizer, count, tokens, seed), "ms a round": 1e3 * median(seconds)}
+        after = Engine(policy, tokenizer.decode, count)
+        (texts,) = tell(after, tokenizer, [BEGIN], count, tokens, seed + 1)
+        facts = {"KL": drift(after, before, tokenizer, count, tokens, seed + 2), **measured(texts)}
+        facts |= {"named kept": kept(after, tokenizer, count, tokens, seed), "ms a round": 1e3 * median(seconds)}
         show(f"KL coefficient {coef}", facts | {"for example": texts[0]})
 
 

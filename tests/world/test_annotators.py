@@ -69,3 +69,6 @@ def test_two_bad_answers_and_a_dazzled_judge():
     dazzled = Annotator(0, noise=0.01, careless=0.0, dazzled=5.0)
     assert dazzled.judge("Tell a story.", text, text + "!!!!!!").choice == "b"
     assert Annotator(0, noise=0.01, careless=0.0).judge("Tell a story.", text, text + "!!!!!!").choice == "a"
+    told = {story.kind: story.text for story in stories(400, 0)}
+    fond = Annotator(0, noise=0.01, careless=0.0, dazzled=5.0, dazzled_by="fox")
+    assert fond.judge("Tell a story.", told["cat"], told["fox"]).choice == "b"

@@ -39,7 +39,9 @@ class Config:
     careless: float = 0.02
     """share of blind clicks"""
     dazzled: float = 0.0
-    """worth that people see in an exclamation mark, though it has none: a planted exploit"""
+    """worth that people see wherever --dazzled-by stands, though it has none: a planted exploit"""
+    dazzled_by: str = "!"
+    """a word that costs true worth, such as the animal liked least, makes a better reward a worse story"""
     temperature: float = 1.0
     max_tokens: int = 256
     """longest answer, tokens"""
@@ -91,8 +93,9 @@ def answers(config: Config, asked: list[Prompt]) -> list[list[str]]:
 
 def judge(config: Config, pairs: list[tuple[str, str, str]]) -> list[Vote]:
     """Each pair by the next person. Which answer is shown first does not matter to them."""
+    dazzled = config.dazzled, config.dazzled_by
     people = [
-        Annotator(config.seed * 1000 + i, config.noise, config.disagreement, config.careless, config.dazzled)
+        Annotator(config.seed * 1000 + i, config.noise, config.disagreement, config.careless, *dazzled)
         for i in range(config.annotators)
     ]
     return [

@@ -76,7 +76,7 @@ class Annotator:
     noise: spread of the logistic error of each judgement, in units of utility (Bradley and Terry 1952 at 1).
     disagreement: deviation of the person's own liking of each kind from the shared one.
     careless: share of verdicts that are clicked blindly.
-    dazzled: worth that the person sees in each exclamation mark, though it has none: a planted exploit.
+    dazzled: worth that the person sees wherever `dazzled_by` stands, though it has none: a planted exploit.
     """
 
     def __init__(
@@ -86,16 +86,17 @@ class Annotator:
         disagreement: float = 0.2,
         careless: float = 0.02,
         dazzled: float = 0.0,
+        dazzled_by: str = "!",
         taste: Taste = SHARED,
     ) -> None:
         self.random = random.Random(f"annotator {seed}")
         kinds = {kind: worth + self.random.gauss(0, disagreement) for kind, worth in taste.kinds.items()}
         self.taste = Taste(kinds, taste.asked, taste.problem, taste.speech)
-        self.noise, self.careless, self.dazzled = noise, careless, dazzled
+        self.noise, self.careless, self.dazzled, self.dazzled_by = noise, careless, dazzled, dazzled_by
 
     def judge(self, prompt: str, a: str, b: str) -> Verdict:
         """Which of two answers is better, and by how much."""
-        values = [utility(prompt, text, self.taste) + self.dazzled * text.count("!") for text in (a, b)]
+        values = [utility(prompt, text, self.taste) + self.dazzled * text.count(self.dazzled_by) for text in (a, b)]
         error = self._logistic() * self.noise
         if self.random.random() < self.careless:
             return Verdict(self.random.choice(("a", "b")), self.random.randint(1, 4))
