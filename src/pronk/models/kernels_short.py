@@ -16,7 +16,8 @@ LONGEST = 32  # tokens of a row
 
 def fits(q: Tensor, k: Tensor) -> bool:
     """Whether `attend` is for these: queries and keys of whole rows, on a GPU, outside of compiled code."""
-    return q.is_cuda and found and q.shape[2] == k.shape[2] <= LONGEST and not torch.compiler.is_compiling()
+    known = q.is_cuda and found and q.dtype in (torch.float32, torch.bfloat16, torch.float16)
+    return known and q.shape[2] == k.shape[2] <= LONGEST and not torch.compiler.is_compiling()
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Tensor:
