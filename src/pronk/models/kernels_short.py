@@ -11,13 +11,14 @@ from torch import Tensor
 from pronk.models.jit import constexpr, found, jit, power, tl
 from pronk.models.kernels import precision
 
-LONGEST = 32  # tokens of a row
+LONGEST, WIDEST = 32, 128  # tokens of a row, numbers of a head: what a program holds
 
 
 def fits(q: Tensor, k: Tensor) -> bool:
     """Whether `attend` is for these: queries and keys of whole rows, on a GPU, outside of compiled code."""
     known = q.is_cuda and found and q.dtype in (torch.float32, torch.bfloat16, torch.float16)
-    return known and q.shape[2] == k.shape[2] <= LONGEST and not torch.compiler.is_compiling()
+    small = q.shape[2] == k.shape[2] <= LONGEST and q.shape[3] <= WIDEST
+    return known and small and not torch.compiler.is_compiling()
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Tensor:
