@@ -209,7 +209,7 @@ class RolloutSource:
     def _judged(self, samples: list[Sample], batch: Batch) -> tuple[Tensor, Tensor]:
         """Log-probabilities under the policy, and the critic's values; one forward makes both where they share a body.
 
-        The log-probabilities are the learner's own, or the engine's where they only serve as a check.
+        The log-probabilities are the learner's own, or in a round of one step the engine's.
         """
         critic = self.critic if self.algorithm.critic else None
         if isinstance(critic, ActorCritic) and critic.policy is self.policy and not self._fresh():
