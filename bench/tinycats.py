@@ -1,6 +1,7 @@
 """Aligning TinyStories (Phil Haeusler): REINFORCE toward "cat" by MiniLM similarity, held by KL to the first model.
 
-usage: python bench/tinycats.py OUT [--sample tinystories-sample.txt] [--seed 0] [--toy] [--only speed|frontier]
+usage: python bench/tinycats.py OUT [--sample tinystories-sample.txt] [--seed 0] [--toy]
+       [--only speed|frontier] [--coefs 0.005,0.01]
 Raises a GPT-Neo of the 33M shape on stories of our world, told in paragraphs as TinyStories are (and on those), prints
   speed     the script's work, 100 rounds of 1,000 sequences of 10 tokens, and rounds of 100 sequences of 250;
   frontier  five KL coefficients at 250 tokens: similarity, KL and what became of the stories, beside prompting.
@@ -15,7 +16,7 @@ import sys
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -195,7 +196,7 @@ def speed(first, tokenizer, toy, seed):
         show(f"{work.rows} x {work.tokens}", facts)
 
 
-def frontier(first, tokenizer, toy, seed):
+def frontier(first, tokenizer, toy, seed, coefs=COEFS):
     count, tokens = (8, 60) if toy else (256, 250)
     work = Work(rounds=2, rows=4, tokens=40) if toy else Work(rounds=80, rows=128, tokens=250, lr=1e-4)
     before = Engine(first, tokenizer.decode, count)
@@ -203,7 +204,7 @@ def frontier(first, tokenizer, toy, seed):
         (texts,) = tell(before, tokenizer, [begin], count, tokens, seed + 1)
         facts = measured(texts) | {"named kept": kept(before, tokenizer, count, tokens, seed)}
         show(name, facts | {"for example": texts[0]})
-    for coef in COEFS:
+    for coef in coefs:
         policy, seconds = align(first, tokenizer, replace(work, coef=coef), seed)
         after = Engine(policy, tokenizer.decode, count)
         (texts,) = tell(after, tokenizer, [BEGIN], count, tokens, seed + 1)
@@ -214,12 +215,13 @@ def frontier(first, tokenizer, toy, seed):
 
 if __name__ == "__main__":
     words = sys.argv[1:]
-    said = {flag: words[words.index(flag) + 1] for flag in ("--sample", "--seed", "--only") if flag in words}
+    said = {flag: words[words.index(flag) + 1] for flag in ("--sample", "--seed", "--only", "--coefs") if flag in words}
     out, toy, seed = Path(words[0]), "--toy" in words, int(said.get("--seed", 0))
     raise_model(out, said.get("--sample"), toy, seed)
     device = pick_device("auto")
     first, tokenizer = load(out / "pretrain" / "model", device)
     first.eval().requires_grad_(False)
-    for name, study in (("speed", speed), ("frontier", frontier)):
+    coefs = tuple(map(float, said["--coefs"].split(","))) if "--coefs" in said else COEFS
+    for name, study in (("speed", speed), ("frontier", partial(frontier, coefs=coefs))):
         if said.get("--only", name) == name:
             study(first, tokenizer, toy, seed)
