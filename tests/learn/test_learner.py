@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from pronk.data.batch import IGNORE, Max, Mean
+from pronk.errors import UserError
 from pronk.learn import learner as learner_module
-from pronk.learn.learner import ENOUGH, PATIENCE, Learner
+from pronk.learn.learner import ENOUGH, LOST, PATIENCE, Learner
 from pronk.learn.losses import cross_entropy, dpo
 from pronk.models.heads import ActorCritic
 from pronk.rl.kl import KLConfig
@@ -170,6 +171,13 @@ def test_non_finite_steps_are_never_accepted():
     before = weights(trained.model)
     assert all(trained.step(text(), endless)["skipped"] for _ in range(PATIENCE + 3))
     assert gap(weights(trained.model), before) == 0
+
+
+def test_a_run_that_stands_still_ends():
+    trained = learner(model())
+    assert all(trained.step(text(), scaled(math.inf))["skipped"] for _ in range(LOST - 1))
+    with pytest.raises(UserError, match=r"no step was taken in the last 50: loss inf.*lower optim.lr"):
+        trained.step(text(), scaled(math.inf))
 
 
 def test_six_sigma_is_where_a_spike_begins():

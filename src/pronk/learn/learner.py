@@ -15,12 +15,14 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from pronk.data.batch import IGNORE, Batch, Max, Mean, Metrics, Min, Pairs
+from pronk.errors import UserError
 from pronk.learn.capture import Capture
 from pronk.learn.optim import Group, OptimConfig
 from pronk.models.heads import Output
 
 Loss = Callable[[Output, Any], tuple[Tensor, Tensor, Metrics]]
 WINDOW, ENOUGH, PATIENCE = 64, 32, 8  # spikes: steps remembered, steps needed, skips in a row before giving in
+LOST = 50  # steps in a row without one finite gradient: the weights stand still, and so will what they give
 
 
 class Learner:
@@ -132,6 +134,11 @@ class Learner:
         spikes = finite and self.spike and any(self._spikes(k, v) for k, v in values.items())
         if not finite or (spikes and self.skipped_in_a_row < PATIENCE):
             self.skipped_in_a_row += 1
+            if not finite and self.skipped_in_a_row >= LOST:
+                raise UserError(
+                    f"no step was taken in the last {LOST}: loss {objective}, gradient norms {norms}; "
+                    "lower optim.lr, or compute in float32 (--train.precision fp32)"
+                )
             return False
         self.skipped_in_a_row = 0
         for key, value in values.items():
