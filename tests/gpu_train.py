@@ -122,6 +122,21 @@ def short_rows_equal_torch():
     return ", ".join(f"{name} {worst:.0e}" for name, worst in found.items()) + " of the largest (1e-5, 2e-2)"
 
 
+def large_recurrent_gradients():
+    """Of a sum so large that cuDNN's gradients of bfloat16 weights would leave float16's range: bf16 against fp32."""
+    found = []
+    for family in ("rnn", "gru", "lstm"):
+        model, batch, grads = build(replace(LSTM, family=family), "cuda", seed=0), text().map(lambda x: x.cuda()), []
+        for half in (True, False):
+            with torch.autocast("cuda", torch.bfloat16, enabled=half):
+                total = cross_entropy(model(batch.tokens), batch)[0]
+            grads.append(torch.autograd.grad(total * 2.0**20, list(model.blocks.parameters())))
+        assert max(exact.abs().max() for exact in grads[1]) > torch.finfo(torch.float16).max
+        found.append(max(((one - exact).norm() / exact.norm()).item() for one, exact in zip(*grads)))
+        assert found[-1] < 0.05, (family, found[-1])
+    return f"at most {max(found):.1e} relative (5e-2)"
+
+
 def captured_equals_eager():
     """Training steps replayed from a CUDA graph, with dropout and micro-batches, bit for bit the eager ones."""
     found = []
