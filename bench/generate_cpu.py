@@ -9,7 +9,8 @@ import sys
 import time
 
 import torch
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+from train_peers import llama
+from transformers import GenerationConfig
 
 from pronk.engine.engine import Engine
 from pronk.engine.sequence import Sampling
@@ -21,21 +22,7 @@ PROMPT, NEW = 16, 64
 
 def twin(model):
     """transformers' Llama of the same shape and weights."""
-    c = model.config
-    theirs = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=c.vocab,
-            hidden_size=c.width,
-            intermediate_size=c.inner,
-            num_hidden_layers=c.layers,
-            num_attention_heads=c.heads,
-            num_key_value_heads=c.key_heads,
-            max_position_embeddings=c.context,
-            rms_norm_eps=c.norm_eps,
-            rope_parameters={"rope_type": "default", "rope_theta": c.rope_theta},
-            tie_word_embeddings=c.tied,
-        )
-    ).eval()
+    theirs = llama(model.config).eval()
     with torch.no_grad():
         theirs.model.embed_tokens.weight.copy_(model.embed.weight)
         theirs.model.norm.weight.copy_(model.norm.weight)

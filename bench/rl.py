@@ -18,6 +18,7 @@ import tempfile
 import time
 
 import torch
+from train_peers import llama
 
 from pronk.data.records import Message, Prompt
 from pronk.engine.engine import Engine
@@ -95,7 +96,7 @@ def trl(shape, steps):
     os.environ |= {"HF_HUB_OFFLINE": "1", "WANDB_DISABLED": "true"}
     from datasets import Dataset
     from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, TrainerCallback
+    from transformers import PreTrainedTokenizerFast, TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
 
     gpu, ends = shape["device"] == "cuda", []
@@ -111,21 +112,7 @@ def trl(shape, steps):
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     special = {"pad_token": "<pad>", "eos_token": "<eos>", "unk_token": "<unk>"}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, padding_side="left", **special)
-    c = model_of(shape).config
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=c.vocab,
-            hidden_size=c.width,
-            intermediate_size=c.inner,
-            num_hidden_layers=c.layers,
-            num_attention_heads=c.heads,
-            num_key_value_heads=c.heads,
-            max_position_embeddings=1024,
-            pad_token_id=0,
-            eos_token_id=1,
-            bos_token_id=1,
-        )
-    )
+    model = llama(model_of(shape).config, pad_token_id=0, eos_token_id=1, bos_token_id=1)
     model.generation_config.eos_token_id = None
     asked = [{"prompt": " ".join(f"w{i}" for i in ids_of(place, shape))} for place in range(4096)]
     with tempfile.TemporaryDirectory() as folder:

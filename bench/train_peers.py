@@ -24,8 +24,8 @@ def optimized(model, logits_of, ids, device="cuda", precision="bf16"):
     return step
 
 
-def llama(m):
-    """transformers' Llama of the shape of a ModelConfig, random weights."""
+def llama(m, **more):
+    """transformers' Llama of the shape of a ModelConfig, random weights; more: keys of its config."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
@@ -36,15 +36,17 @@ def llama(m):
         num_attention_heads=m.heads,
         num_key_value_heads=m.key_heads,
         max_position_embeddings=m.context,
+        rms_norm_eps=m.norm_eps,
+        rope_parameters={"rope_type": "default", "rope_theta": m.rope_theta},
         tie_word_embeddings=m.tied,
-        use_cache=False,
         attn_implementation="sdpa",
+        **more,
     )
     return LlamaForCausalLM(config)
 
 
 def transformers_step(row, compiled=True, device="cuda", precision="bf16"):
-    model = llama(row.model).to(device)
+    model = llama(row.model, use_cache=False).to(device)
     ids = torch.randint(0, row.model.vocab, (row.batch, row.length + 1), device=device)
     forward = torch.compile(model) if compiled else model
     return optimized(model, lambda tokens: forward(input_ids=tokens).logits, ids, device, precision)
