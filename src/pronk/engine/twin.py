@@ -17,12 +17,13 @@ from pronk.models.config import ModelConfig
 from pronk.models.decoder import Block, Decoder
 from pronk.models.feedforward import SwiGLU, SwiGLUSingle
 from pronk.models.heads import Head, Output
+from pronk.models.norms import RMSNorm
 from pronk.models.positions import Rotary, Unplaced
 from pronk.models.state import Rows, State
 
 # What a twin is written for: a model of other parts, or with another knob turned, runs itself.
 PARTS = {Decoder, Block, Attention, SwiGLU, SwiGLUSingle, Rotary, Unplaced, Head}
-PARTS |= {nn.Identity, nn.ModuleList, nn.Linear, nn.Embedding, nn.RMSNorm, nn.Dropout}
+PARTS |= {nn.Identity, nn.ModuleList, nn.Linear, nn.Embedding, RMSNorm, nn.Dropout}
 KNOBS = {
     *("preset", "family", "vocab", "width", "layers", "heads", "kv_heads", "head_dim", "feedforward", "ffn_dim"),
     *("ffn_dim_multiplier", "multiple_of", "context", "norm_eps", "rope_theta", "rope_factor", "rope_low", "rope_high"),
@@ -81,7 +82,7 @@ class Twin:
             layers=[_layer(cast(Block, block), c) for block in model.blocks],
             embed=model.embed.weight.detach(),
             turns=torch.complex(rotary.cosine.float(), rotary.sine.float()),
-            norm=_rooted(cast(nn.RMSNorm, model.norm)).detach(),
+            norm=_rooted(cast(RMSNorm, model.norm)).detach(),
             head=model.head.weight.detach().t(),
             least=torch.tensor((c.norm_eps * c.width) ** 0.5, dtype=self.dtype),
             eps=c.norm_eps,
@@ -160,7 +161,7 @@ def _layer(block: Block, config: ModelConfig) -> Layer:
     else:
         f = cast(SwiGLU, f)
         gate, up, gate_bias, up_bias = f.gate.weight, f.up.weight, f.gate.bias, f.up.bias
-    norms = (_rooted(cast(nn.RMSNorm, norm)) for norm in (block.attention_norm, block.feedforward_norm))
+    norms = (_rooted(cast(RMSNorm, norm)) for norm in (block.attention_norm, block.feedforward_norm))
     weights = (torch.cat((turned.flatten(0, 2), a.v.weight)), a.o.weight, gate, up, f.down.weight)
     qkv, o, gate, up, down = (weight.detach().t() for weight in weights)
     first, second = (norm.detach() for norm in norms)
@@ -168,7 +169,7 @@ def _layer(block: Block, config: ModelConfig) -> Layer:
     return Layer(first, qkv, o, second, gate, up, down, *biases)
 
 
-def _rooted(norm: nn.RMSNorm) -> Tensor:
+def _rooted(norm: RMSNorm) -> Tensor:
     """A norm's weight as twin_step.norm takes it."""
     return norm.weight if norm.weight.element_size() < 4 else norm.weight * len(norm.weight) ** 0.5
 

@@ -18,12 +18,13 @@ from pronk.models.build import Model
 from pronk.models.decoder import Block, Decoder
 from pronk.models.feedforward import Plain, SwiGLU, SwiGLUSingle
 from pronk.models.heads import Head
+from pronk.models.norms import RMSNorm
 from pronk.models.positions import Learned, Rotary, Still, Unplaced
 from pronk.models.state import KVState, State
 
 # What the twin is written for: a model of other parts, or with another knob turned, runs itself.
 PARTS = {Decoder, Block, Attention, SwiGLU, SwiGLUSingle, Plain, Rotary, Still, Unplaced, Learned, Head, nn.Identity}
-PARTS |= {nn.ModuleList, nn.Linear, nn.Embedding, nn.RMSNorm, nn.LayerNorm, nn.Dropout, nn.GELU, nn.ReLU}
+PARTS |= {nn.ModuleList, nn.Linear, nn.Embedding, RMSNorm, nn.LayerNorm, nn.Dropout, nn.GELU, nn.ReLU}
 KNOBS = {
     *("preset", "family", "vocab", "width", "layers", "heads", "kv_heads", "head_dim", "norm", "feedforward"),
     *("ffn_dim", "ffn_dim_multiplier", "multiple_of", "context", "norm_eps", "rope_theta", "rope_factor", "rope_low"),
@@ -112,7 +113,7 @@ class GpuTwin(Widened):
             return kernels_attention.decode(qkv, *given, self.layers[layer].gains, chained=chained)
 
         x = self._through(self._embedded(tokens, positions), attend)
-        norm = cast(nn.RMSNorm | nn.LayerNorm, self._of.norm)
+        norm = cast(RMSNorm | nn.LayerNorm, self._of.norm)
         eps, shift = norm.eps or 0.0, norm.bias if isinstance(norm, nn.LayerNorm) else None
         if len(x) == 1 and shift is None:
             return kernels.linear(x, self.top, eps, norm.weight)[:, : self.config.vocab]
@@ -187,7 +188,7 @@ class Joined:
         self.block, self.rms, self.kind = block, rms, kind
         self.norms = (block.attention_norm, block.feedforward_norm)
         self.eps = block.attention_norm.eps or 0.0
-        normed = isinstance(a.q_norm, nn.RMSNorm) and isinstance(a.k_norm, nn.RMSNorm)
+        normed = isinstance(a.q_norm, RMSNorm) and isinstance(a.k_norm, RMSNorm)
         self.gains = (cast(Tensor, a.q_norm.weight), cast(Tensor, a.k_norm.weight)) if normed else None
         self.o, self.down = a.o, cast(SwiGLU | SwiGLUSingle | Plain, f).down
         self.qkv, self.up = torch.cat(self._qkv()).detach(), torch.cat(self._ups()).detach()

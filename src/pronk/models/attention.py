@@ -11,6 +11,7 @@ from torch.nn.attention.flex_attention import BlockMask
 
 from pronk.models import flex, kernels_short
 from pronk.models.config import ModelConfig
+from pronk.models.norms import RMSNorm
 from pronk.models.positions import rotation
 from pronk.models.state import KVState
 
@@ -39,8 +40,8 @@ class Attention(nn.Module):
         self.k = nn.Linear(config.width, self.kv_heads * self.head_dim, bias=biased)
         self.v = nn.Linear(config.width, self.kv_heads * self.head_dim, bias=biased)
         self.o = nn.Linear(self.heads * self.head_dim, config.width, bias=config.attention_bias != "none")
-        self.q_norm = nn.RMSNorm(self.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
-        self.k_norm = nn.RMSNorm(self.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
+        self.q_norm = RMSNorm(self.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
+        self.k_norm = RMSNorm(self.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
         self.rotate = rotation(config)
         self.scale = None if config.attention_scaled else 1.0  # None: by the root of head_dim
 

@@ -8,10 +8,11 @@ from pronk.models.attention import Attention, View, visible
 from pronk.models.config import ModelConfig
 from pronk.models.feedforward import FEEDFORWARDS
 from pronk.models.heads import Head, Output
+from pronk.models.norms import RMSNorm
 from pronk.models.positions import EMBEDDED, Rotary, Still, Table
 from pronk.models.state import KVState
 
-NORMS: dict[str, type[nn.RMSNorm] | type[nn.LayerNorm]] = {"rms": nn.RMSNorm, "layer": nn.LayerNorm}
+NORMS: dict[str, type[RMSNorm] | type[nn.LayerNorm]] = {"rms": RMSNorm, "layer": nn.LayerNorm}
 
 
 class Block(nn.Module):
@@ -108,12 +109,17 @@ class Decoder(nn.Module):
         if T > self.config.context:
             raise ValueError(f"{T} tokens are more than the model's context of {self.config.context}")
         rotary = self.rotary(positions, T)
-        x = self.dropout(self.position_embedding(self.embed(tokens), positions))
+        x = _computing(self.dropout(self.position_embedding(self.embed(tokens), positions)))
         compiled = self.blocks[0]._compiled_call_impl is not None
         views = {window: _view(window, tokens, positions, documents, state, compiled) for window in set(self.windows)}
         for block, window in zip(self.blocks, self.windows):
             x = block(x, rotary, views[window])
         return Output(self.norm(x), self.head)
+
+
+def _computing(x: Tensor) -> Tensor:
+    """The stream in the type that a GPU's autocast multiplies in: between products half of the bytes move (LOG.md)."""
+    return x.to(torch.get_autocast_dtype("cuda")) if x.is_cuda and torch.is_autocast_enabled("cuda") else x
 
 
 def _view(
