@@ -85,8 +85,8 @@ def test_metas_rotation_is_ours(tmp_path):
     weight, x, head_dim = torch.randn(16, 32), torch.randn(9, 32), 8
     angles = torch.outer(torch.arange(9.0), 1 / 10_000 ** (torch.arange(0, 8, 2) / 8))
     model = make(**SHAPE)
-    ours = (x @ weight.T).view(1, 9, 2, head_dim).transpose(1, 2)
-    ours = model.blocks[0].attention.rotate(ours, *model.rotary(None, 9))
+    ours = (x @ weight.T).view(1, 9, 2, head_dim)
+    ours = model.blocks[0].attention.rotate(ours, *model.rotary(None, 9)).transpose(1, 2)
     theirs = (x @ neighbours(weight, head_dim).T).view(9, 2, head_dim // 2, 2)
     turned = torch.view_as_complex(theirs) * torch.polar(torch.ones_like(angles), angles)[:, None]
     theirs = torch.view_as_real(turned).flatten(2).transpose(0, 1)

@@ -28,7 +28,7 @@ def test_scores_depend_on_distance_alone():
 
 
 def test_rotation_keeps_lengths():
-    x = torch.randn(1, 2, 128, 8)
+    x = torch.randn(1, 128, 2, 8)
     assert gap(rotate(x, *Rotary(config())(None, 128)).norm(dim=-1), x.norm(dim=-1)) < 1e-5
 
 

@@ -48,8 +48,8 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, rotary: tuple[Tensor, ...], view: View) -> Tensor:
         """x [B, T, D] -> [B, T, D]."""
         B, T, _ = x.shape
-        q = self.rotate(self.q_norm(self.q(x).view(B, T, self.heads, self.head_dim)).transpose(1, 2), *rotary)
-        k = self.rotate(self.k_norm(self.k(x).view(B, T, self.kv_heads, self.head_dim)).transpose(1, 2), *rotary)
+        q = self.rotate(self.q_norm(self.q(x).view(B, T, self.heads, self.head_dim)), *rotary).transpose(1, 2)
+        k = self.rotate(self.k_norm(self.k(x).view(B, T, self.kv_heads, self.head_dim)), *rotary).transpose(1, 2)
         v = self.v(x).view(B, T, self.kv_heads, self.head_dim).transpose(1, 2)
         if view.state is not None and view.columns is not None:
             k, v = view.state.join(self.layer, view.columns, k, v)

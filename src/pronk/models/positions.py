@@ -58,15 +58,15 @@ class Rotary(Table):
         self.sine.copy_(angles.sin())
 
     def forward(self, positions: Tensor | None, length: int) -> tuple[Tensor, Tensor]:
-        """Cosine and sine to multiply with heads [B, H, T, head_dim]: [T, half] or [B, 1, T, half]."""
+        """Cosine and sine to multiply with heads [B, T, H, head_dim]: [T, 1, half] or [B, T, 1, half]."""
         if positions is None:
-            return self.cosine[:length], self.sine[:length]
+            return self.cosine[:length, None], self.sine[:length, None]
         places = positions.clamp(min=0)
-        return self.cosine[places][:, None], self.sine[places][:, None]
+        return self.cosine[places][:, :, None], self.sine[places][:, :, None]
 
 
 def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Turn each pair (i, i + half) of x [B, H, T, head_dim] by its angle; Hugging Face's order of the pairs."""
+    """Turn each pair (i, i + half) of x [B, T, H, head_dim] by its angle; Hugging Face's order of the pairs."""
     first, second = x.chunk(2, dim=-1)
     turned = torch.cat((first * cosine - second * sine, second * cosine + first * sine), dim=-1)
     return turned.to(x.dtype)
