@@ -40,10 +40,10 @@ def to_scorer(model: Model) -> Scorer:
 
 
 def compile_blocks(model: nn.Module) -> None:
-    """Compile every block, in place: one of a kind costs its compiling once."""
-    for stack in (part for name, part in model.named_modules() if name.split(".")[-1] == "blocks"):
-        for block in stack.children():
-            block.compile()
+    """Compile every block and the norm after the last, in place: one of a kind costs its compiling once."""
+    for body in (module for module in model.modules() if isinstance(module, Decoder | Recurrent)):
+        for part in (*body.blocks, body.norm):
+            part.compile()
 
 
 def eager(model: nn.Module) -> AbstractContextManager[Any]:
