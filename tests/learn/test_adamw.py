@@ -34,3 +34,15 @@ def test_one_pass_is_torchs_adamw(factor):
         assert torch.allclose(one, other, atol=1e-6, rtol=1e-5)
         for name in ("step", "exp_avg", "exp_avg_sq"):
             assert torch.allclose(ours.state[one][name], plain.state[other][name].to(DEVICE), atol=1e-7, rtol=1e-5)
+
+
+def test_a_factor_that_is_no_number_moves_nothing():
+    weight = torch.randn(5000, device=DEVICE, requires_grad=True)
+    one = OnePass([weight], lr=torch.tensor(1e-2, device=DEVICE))
+    seen = []
+    for factor in (1.0, float("nan"), 1.0):
+        weight.grad = torch.ones_like(weight) * (1.0 if factor == factor else float("inf"))
+        one.step(factor=torch.tensor(factor, device=DEVICE))
+        seen.append([x.detach().clone() for x in (weight, *one.state[weight].values())])
+    assert all(torch.equal(a, b) for a, b in zip(seen[0], seen[1]))
+    assert float(seen[2][1]) == 2 and not torch.equal(seen[1][0], seen[2][0])

@@ -184,10 +184,9 @@ def test_six_sigma_is_where_a_spike_begins():
     trained = learner(model(), spike=6.0)
     values = [1.0, 3.0] * (ENOUGH // 2)  # mean 2, deviation 1
     trained.history = {"objective": learner_module.deque(values)}
-    assert not trained._spikes("objective", 7.99)
-    assert trained._spikes("objective", 8.01)
+    assert 7.99 < trained._limit("objective") < 8.01
     trained.history = {"objective": learner_module.deque(values[1:])}  # one step too few to judge
-    assert not trained._spikes("objective", 8.01)
+    assert trained._limit("objective") == math.inf
 
 
 def test_groups_have_their_own_rate_clip_and_norm():

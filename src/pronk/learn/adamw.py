@@ -15,7 +15,7 @@ class OnePass(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure: Any = None, factor: Tensor | None = None) -> None:  # type: ignore[override]
-        """factor: what gradients are to be multiplied by, a number on their device."""
+        """factor: what gradients are to be multiplied by, a number on their device; not a number: nothing moves."""
         for group in self.param_groups:
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
             for parameter in parameters:
@@ -24,7 +24,8 @@ class OnePass(torch.optim.AdamW):
                     self.state[parameter]["exp_avg"] = torch.zeros_like(parameter)
                     self.state[parameter]["exp_avg_sq"] = torch.zeros_like(parameter)
             if parameters:
-                torch._foreach_add_([self.state[parameter]["step"] for parameter in parameters], 1)
+                counts = [self.state[parameter]["step"] for parameter in parameters]
+                torch._foreach_add_(counts, 1.0 if factor is None else (factor == factor).float())
             for parameter in parameters:
                 state, grad = self.state[parameter], parameter.grad.contiguous()
                 _move[(ceil(parameter.numel(), BLOCK),)](
@@ -43,11 +44,14 @@ def _move(
 ) -> None:  # fmt: skip
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     live = at < N
+    if SCALED:
+        scale = tl.load(factor)
+        live = at < tl.where(scale == scale, N, 0)
     lr, steps = tl.load(rate), tl.load(count)
     weight, grad = tl.load(weights + at, mask=live), tl.load(grads + at, mask=live)
     mean, square = tl.load(means + at, mask=live), tl.load(squares + at, mask=live)
     if SCALED:
-        grad *= tl.load(factor)
+        grad *= scale
     mean += (1 - beta1) * (grad - mean)
     square += (1 - beta2) * (grad * grad - square)
     first, second = 1 - tl.exp(steps * tl.log(beta1)), 1 - tl.exp(steps * tl.log(beta2))

@@ -1,5 +1,6 @@
 """The one place where gradients are made and spent; the losses say of what, the source says when."""
 
+import math
 import random
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -14,8 +15,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from pronk.data.batch import IGNORE, Batch, Max, Mean, Metrics, Min, Pairs
+from pronk.data.batch import IGNORE, Batch, Max, Mean, Metric, Metrics, Min, Pairs
 from pronk.errors import UserError
+from pronk.learn.adamw import OnePass
 from pronk.learn.capture import Capture
 from pronk.learn.optim import Group, OptimConfig
 from pronk.models.heads import Output
@@ -57,6 +59,7 @@ class Learner:
         graphs = graphs and all(config.optimizer != "sgd" for config in configs.values())
         self.groups = _split(model, configs, dtype, graphs)
         self.capture = Capture(model) if graphs else None
+        self.ahead = all(isinstance(one, OnePass) for group in self.groups for one in group.optimizers)
         self.steps = self.skipped = self.skipped_in_a_row = 0
         self.history: dict[str, deque[float]] = {}
 
@@ -68,27 +71,30 @@ class Learner:
         """
         rates = {group.name: group.set_rate(self.steps, self.planned) for group in self.groups}
         total, metrics = self._backward(batch, loss)
-        count = total.weight.clamp(min=1)
-        scale = (dist.get_world_size(self.ranks) if self.ranks else 1) / count
+        scale = (dist.get_world_size(self.ranks) if self.ranks else 1) / total.weight.clamp(min=1)
         norms = [group.norm() * scale for group in self.groups]
         factors = [_factor(group.config.clip, norm, scale) for group, norm in zip(self.groups, norms)]
-        found = _to_floats({**metrics, "_objective": total, **{f"_norm{i}": Max(n) for i, n in enumerate(norms)}})
-        objective = found.pop("_objective")
-        heights = [found.pop(f"_norm{i}") for i in range(len(norms))]
-        stopped = found.pop("stop", 0.0) > 0
-        skip = stopped or not self._sane(objective, heights)
-        if not skip:
-            if self.capture is not None:
-                self.capture.update(self._move, factors)
-            else:
-                self._move(factors)
+        heights = {"objective": _value(total), **{f"norm{i}": norm for i, norm in enumerate(norms)}}
+        values = {name: _value(metric) for name, metric in metrics.items()}
+        sane = torch.stack([v.isfinite() & (v <= self._limit(name)) for name, v in heights.items()]).all()
+        read = _reading({**values, "_sane": sane, **{f"_{name}": height for name, height in heights.items()}})
+        if self.ahead:  # the device decides by itself, and need not wait until the host has read
+            go = sane & ~(values["stop"] > 0) if "stop" in values else sane
+            self._update([factor.where(go, torch.nan) for factor in factors])
+        found = read()
+        stopped, trusted = found.pop("stop", 0.0) > 0, found.pop("_sane") > 0
+        told = {name: found.pop(f"_{name}") for name in heights}
+        if not stopped:
+            self._note(trusted, told)
+        if trusted and not stopped and not self.ahead:
+            self._update(factors)
         for group in self.groups:
             group.forget()
         self.steps += 1
-        self.skipped += skip
-        for group, height in zip(self.groups, heights):
-            found[f"{group.name}grad_norm"], found[f"{group.name}lr"] = height, rates[group.name]
-        return found | {"skipped": float(skip), "stopped": float(stopped)}
+        self.skipped += stopped or not trusted
+        for i, group in enumerate(self.groups):
+            found[f"{group.name}grad_norm"], found[f"{group.name}lr"] = told[f"norm{i}"], rates[group.name]
+        return found | {"skipped": float(stopped or not trusted), "stopped": float(stopped)}
 
     def compute(self) -> AbstractContextManager[Any]:
         """The context of forwards: bfloat16 where asked for."""
@@ -122,36 +128,41 @@ class Learner:
         total.backward()  # type: ignore[no-untyped-call]
         return {**metrics, "_total": Mean(total.detach(), count)}
 
+    def _update(self, factors: Sequence[Tensor]) -> None:
+        """Move the weights by the gradients times their group's factor."""
+        if self.capture is not None:
+            self.capture.update(self._move, factors)
+        else:
+            self._move(factors)
+
     def _move(self, factors: Sequence[Tensor]) -> None:
-        """Let each group's optimizers step by its gradients times its factor."""
         for group, factor in zip(self.groups, factors):
             group.step(factor)
 
-    def _sane(self, objective: float, norms: list[float]) -> bool:
-        """Whether to trust this step: all finite, and no spike against the last steps."""
-        values = {"objective": objective, **{f"norm{i}": norm for i, norm in enumerate(norms)}}
-        finite = all(abs(v) < float("inf") for v in values.values())
-        spikes = finite and self.spike and any(self._spikes(k, v) for k, v in values.items())
-        if not finite or (spikes and self.skipped_in_a_row < PATIENCE):
+    def _limit(self, key: str) -> float:
+        """Above what the objective or a norm is a spike against the last steps; infinity where that is not known yet,
+        or where steps were skipped too often."""
+        seen = self.history.get(key, ())
+        if not self.spike or len(seen) < ENOUGH or self.skipped_in_a_row >= PATIENCE:
+            return math.inf
+        mean = sum(seen) / len(seen)
+        deviation = (sum((x - mean) ** 2 for x in seen) / len(seen)) ** 0.5
+        return mean + self.spike * deviation + 1e-6
+
+    def _note(self, trusted: bool, values: Mapping[str, float]) -> None:
+        """Remember a step: its values where it was trusted, or that it was not."""
+        if not trusted:
             self.skipped_in_a_row += 1
-            if not finite and self.skipped_in_a_row >= LOST:
+            if self.skipped_in_a_row >= LOST and not all(map(math.isfinite, values.values())):
+                loss, *norms = values.values()
                 raise UserError(
-                    f"no step was taken in the last {LOST}: loss {objective}, gradient norms {norms}; "
+                    f"no step was taken in the last {LOST}: loss {loss}, gradient norms {norms}; "
                     "lower optim.lr, or compute in float32 (--train.precision fp32)"
                 )
-            return False
+            return
         self.skipped_in_a_row = 0
         for key, value in values.items():
             self.history.setdefault(key, deque(maxlen=WINDOW)).append(value)
-        return True
-
-    def _spikes(self, key: str, value: float) -> bool:
-        seen = self.history.get(key, ())
-        if len(seen) < ENOUGH:
-            return False
-        mean = sum(seen) / len(seen)
-        deviation = (sum((x - mean) ** 2 for x in seen) / len(seen)) ** 0.5
-        return value > mean + self.spike * deviation + 1e-6
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything that decides the next steps: whole tensors by name (live ones: save or clone them before the next
@@ -267,10 +278,25 @@ def _over_ranks(metrics: Metrics, ranks: dist.ProcessGroup | None) -> Metrics:
     return result
 
 
-def _to_floats(metrics: Metrics) -> dict[str, float]:
-    """Read all metrics with one copy from the device."""
-    values = [m.total / m.weight.clamp(min=1e-12) if isinstance(m, Mean) else m.value for m in metrics.values()]
-    return dict(zip(metrics, torch.stack([v.detach().float() for v in values]).tolist()))
+def _value(metric: Metric) -> Tensor:
+    found = metric.total / metric.weight.clamp(min=1e-12) if isinstance(metric, Mean) else metric.value
+    return found.detach().float()
+
+
+def _reading(values: Mapping[str, Tensor]) -> Callable[[], dict[str, float]]:
+    """Begin one copy of all values to the host; what is returned waits for it, but not for what the device is told
+    meanwhile."""
+    joined = torch.stack([value.float() for value in values.values()])
+    if not joined.is_cuda:
+        return lambda: dict(zip(values, joined.tolist()))
+    copy, copied = joined.to("cpu", non_blocking=True), torch.cuda.Event()  # type: ignore[no-untyped-call]
+    copied.record()
+
+    def wait() -> dict[str, float]:
+        copied.synchronize()
+        return dict(zip(values, copy.tolist()))
+
+    return wait
 
 
 def _whole(value: Tensor) -> Tensor:
