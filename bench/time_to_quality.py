@@ -1,6 +1,7 @@
 """Seconds of training to a stated validation loss on one GPU: pronk with Muon and with AdamW beside a plain GPT.
 
-usage: python bench/time_to_quality.py tinyshakespeare.txt [OUT] [--toy]; draws OUT/time-to-quality-*.png (docs/).
+usage: python bench/time_to_quality.py tinyshakespeare.txt [OUT] [--toy]; draws OUT/time-to-quality-*.png (docs/) from
+the curves that it leaves beside them; --draw OUT draws them again.
 Two texts: character Shakespeare (the last tenth validates) and stories of pronk.world (byte-level BPE of 1,024, the
 last twentieth). All train on random windows of the same tokens, 64 x 256 a step, compiled, in bf16. The plain GPT has
 nanoGPT's recipe for Shakespeare: 6 layers, 384 wide, dropout 0.2, AdamW 1e-3 to 1e-4 by a cosine, 5,000 steps. The
@@ -192,13 +193,19 @@ def report(name, found, out):
         who: ([seconds * step for step, _ in losses], [loss for _, loss in losses])
         for who, (_, seconds, losses) in found.items()
     }
-    curve(
-        out / f"time-to-quality-{name}.png", lines, f"{name}: validation loss", "nats per token", "seconds of training"
-    )
+    (out / f"time-to-quality-{name}.json").write_text(json.dumps({"stated loss": stop, "lines": lines}))
+
+
+def draw(out):
+    for file in Path(out).glob("time-to-quality-*.json"):
+        found, text = json.loads(file.read_text()), file.stem.removeprefix("time-to-quality-")
+        title = f"{text}: validation loss, {found['stated loss']:.2f} to be reached"
+        curve(file.with_suffix(".png"), found["lines"], title, "nats per token", "seconds of training")
 
 
 def main(path, out="docs", *rest):
     out = Path(out if not out.startswith("--") else "docs")
+    out.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory() as folder:
         sides = {
             name: prepared(name, text, folder)
@@ -222,11 +229,14 @@ def main(path, out="docs", *rest):
             report(name, found, out)
         for side in flat.values():
             side.stop()
+    draw(out)
 
 
 if __name__ == "__main__":
     if "--one" in sys.argv:
         who, file, vocab, dropout, steps = sys.argv[2:7]
         one_side(who, file, int(vocab), float(dropout), int(steps))
+    elif "--draw" in sys.argv:
+        draw(sys.argv[-1])
     else:
         main(*sys.argv[1:])
