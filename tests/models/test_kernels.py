@@ -9,7 +9,7 @@ from models.interpret import DEVICE  # before any kernel
 # isort: split
 from pronk.models import kernels, kernels_attention, kernels_prefill
 from pronk.models.attention import attend
-from pronk.models.positions import rotate
+from pronk.models.positions import rotate, whole
 
 
 def noise(*shape, seed=0, by=1.0):
@@ -94,7 +94,7 @@ def parts_of(qkv, shape, rotary, place):
     heads, kv_heads, size, *_ = shape
     q, k, v = qkv.view(-1, size).split([heads, kv_heads, kv_heads])
     if rotary is not None:
-        cosine, sine = (table[place : place + 1] for table in rotary)
+        cosine, sine = whole(*(table[place : place + 1] for table in rotary))
         q, k = (rotate(x[None, :, None], cosine, sine)[0, :, 0] for x in (q, k))
     return q, k, v
 

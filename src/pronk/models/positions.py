@@ -58,23 +58,26 @@ class Rotary(Table):
         self.sine.copy_(angles.sin())
 
     def forward(self, positions: Tensor | None, length: int) -> tuple[Tensor, Tensor]:
-        """Cosine and sine to multiply with heads [B, T, H, head_dim]: [T, 1, half] or [B, T, 1, half]."""
+        """Cosine and sine for `rotate`: [T, 1, rotary_size] or [B, T, 1, rotary_size]."""
         if positions is None:
-            return self.cosine[:length, None], self.sine[:length, None]
+            return whole(self.cosine[:length, None], self.sine[:length, None])
         places = positions.clamp(min=0)
-        return self.cosine[places][:, :, None], self.sine[places][:, :, None]
+        return whole(self.cosine[places][:, :, None], self.sine[places][:, :, None])
+
+
+def whole(cosine: Tensor, sine: Tensor) -> tuple[Tensor, Tensor]:
+    """Tables of both halves of a head from those of a pair [.., half]; the sine of the first half is subtracted."""
+    return torch.cat((cosine, cosine), dim=-1), torch.cat((-sine, sine), dim=-1)
 
 
 def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     """Turn each pair (i, i + half) of x [B, T, H, head_dim] by its angle; Hugging Face's order of the pairs."""
-    first, second = x.chunk(2, dim=-1)
-    turned = torch.cat((first * cosine - second * sine, second * cosine + first * sine), dim=-1)
-    return turned.to(x.dtype)
+    return (x * cosine + x.roll(x.shape[-1] // 2, dims=-1) * sine).to(x.dtype)
 
 
 def rotate_part(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     """Turn the first dimensions of each head, as many as the tables know; leave the rest (Phi)."""
-    turning = 2 * cosine.shape[-1]
+    turning = cosine.shape[-1]
     return torch.cat((rotate(x[..., :turning], cosine, sine), x[..., turning:]), dim=-1)
 
 
