@@ -1,6 +1,7 @@
 """What only a GPU can show of training steps: captured, compiled and bfloat16 ones follow plain ones. Like gpu.py."""
 
 import sys
+from collections import deque
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from pronk.data.batch import Batch
 from pronk.learn.build import TrainConfig, make_learner
+from pronk.learn.learner import ENOUGH
 from pronk.learn.losses import cross_entropy
 from pronk.learn.optim import OptimConfig
 from pronk.models import kernels_short
@@ -154,5 +156,23 @@ def captured_equals_eager():
     return "losses, weights and random numbers equal bit for bit"
 
 
+def skipped_steps_move_nothing():
+    """A replayed step that spikes: the device leaves AdamW's weights, moments and counts as they were, and goes on."""
+    _, learner = train(TrainConfig(20, precision="bf16"), steps=8)
+
+    def held():
+        return {name: x.clone() for name, x in learner.state()[0].items() if not name.startswith("random")}
+
+    before, learner.history = held(), {"objective": deque([0.0] * ENOUGH)}
+    skipped = learner.step(text(9), cross_entropy)["skipped"]
+    after, learner.history = held(), {}
+    went_on = learner.step(text(9), cross_entropy)["skipped"] == 0
+    assert learner.ahead and learner.capture.updates and skipped == 1 and went_on, (learner.ahead, skipped, went_on)
+    assert all(torch.equal(x, before[name]) for name, x in after.items()), "a skipped step moved something"
+    assert not any(torch.equal(x, before[name]) for name, x in held().items() if name.endswith("step"))
+    return f"{len(before)} tensors as they were"
+
+
 if __name__ == "__main__":
     print(bf16_follows_fp32(), fast_equals_plain(), float8_follows_fp32(), captured_equals_eager(), sep="\n")
+    print(skipped_steps_move_nothing())
