@@ -67,6 +67,26 @@ def test_muon_is_torchs_muon(shape, monkeypatch):
     assert max((a - b).abs().max().item() for a, b in zip(ours, theirs)) < 1e-5
 
 
+def test_muon_scales_gradients_and_moves_nothing_by_a_factor_that_is_no_number():
+    torch.manual_seed(0)
+    start = [torch.randn(6, 4), torch.randn(6, 4)]
+    ours, plain = ([x.clone().requires_grad_() for x in start] for _ in range(2))
+    one, other = (Muon(group, 0.05, momentum=0.9, weight_decay=0.2) for group in (ours, plain))
+    one.param_groups[0]["lr"] = torch.tensor(0.05)
+    for factor in (0.5, float("nan"), 2.0):
+        for x, y in zip(ours, plain):
+            x.grad = torch.randn_like(x) / (1.0 if factor == factor else 0.0)
+            y.grad = x.grad * factor
+        before = [x.detach().clone() for x in (*ours, *(one.state[x]["momentum"] for x in ours if one.state))]
+        one.step(factor=torch.tensor(factor))
+        if factor == factor:
+            other.step()
+        else:
+            after = [*ours, *(one.state[x]["momentum"] for x in ours)]
+            assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+        assert all(torch.allclose(x, y, atol=1e-6) for x, y in zip(ours, plain))
+
+
 def test_orthogonalize_brings_singular_values_near_one():
     found = torch.linalg.svdvals(orthogonalize(torch.randn(4, 12, 30, generator=torch.Generator().manual_seed(0))))
     assert 0.5 < found.min() < found.max() < 1.5

@@ -17,7 +17,6 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from pronk.data.batch import IGNORE, Batch, Max, Mean, Metric, Metrics, Min, Pairs
 from pronk.errors import UserError
-from pronk.learn.adamw import OnePass
 from pronk.learn.capture import Capture
 from pronk.learn.optim import Group, OptimConfig
 from pronk.models.heads import Output
@@ -59,7 +58,7 @@ class Learner:
         graphs = graphs and all(config.optimizer != "sgd" for config in configs.values())
         self.groups = _split(model, configs, dtype, graphs)
         self.capture = Capture(model) if graphs else None
-        self.ahead = all(isinstance(one, OnePass) for group in self.groups for one in group.optimizers)
+        self.ahead = all(group.ahead for group in self.groups)
         self.steps = self.skipped = self.skipped_in_a_row = 0
         self.history: dict[str, deque[float]] = {}
 

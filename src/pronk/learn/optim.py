@@ -79,29 +79,36 @@ class Muon(Optimizer):
         self.dtype = dtype
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+    def step(self, closure: Any = None, factor: Tensor | None = None) -> None:  # type: ignore[override]
+        """factor: as OnePass's; rates are tensors then."""
         for group in self.param_groups:
+            lr = group["lr"] if factor is None else group["lr"].where(factor == factor, 0.0)
             by_shape: dict[torch.Size, list[Tensor]] = {}
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     by_shape.setdefault(parameter.shape, []).append(parameter)
             for shape, parameters in by_shape.items():
-                averages = torch.stack(self._momenta(parameters, group["momentum"]))
+                averages = torch.stack(self._momenta(parameters, group["momentum"], factor))
                 updates = orthogonalize(averages.to(self.dtype)).to(averages.dtype)
-                lr, root = group["lr"], math.sqrt(max(shape))
+                root = math.sqrt(max(shape))
                 torch._foreach_mul_(parameters, 1 - lr * group["weight_decay"])
                 if isinstance(lr, Tensor):
                     torch._foreach_sub_(parameters, list((updates * (lr * 0.2 * root)).unbind()))
                 else:
                     torch._foreach_add_(parameters, list(updates.unbind()), alpha=-(lr * 0.2 * root))
 
-    def _momenta(self, parameters: list[Tensor], momentum: float) -> tuple[Tensor, ...]:
-        """Nesterov momentum of each gradient."""
+    def _momenta(self, parameters: list[Tensor], momentum: float, factor: Tensor | None) -> tuple[Tensor, ...]:
+        """Nesterov momentum of each gradient; momentum stays as it is where the factor is not a number."""
         for parameter in parameters:
             if "momentum" not in self.state[parameter]:
                 self.state[parameter]["momentum"] = torch.zeros_like(parameter)
         averages = [self.state[p]["momentum"] for p in parameters]
         gradients = [p.grad for p in parameters if p.grad is not None]
+        if factor is not None:
+            torch._foreach_mul_(gradients, factor)
+            known = factor == factor
+            for gradient, average in zip(gradients, averages):
+                torch.where(known, gradient, average, out=gradient)
         torch._foreach_lerp_(averages, gradients, 1 - momentum)
         found: tuple[Tensor, ...] = torch._foreach_lerp(gradients, averages, momentum)
         return found
@@ -138,6 +145,7 @@ class Group:
         self.name, self.config, self.parameters = name, config, parameters
         self.optimizers = _optimizers(config, parameters, dtype, graphs)
         device = next(iter(parameters.values())).device
+        self.ahead = graphs and all(isinstance(one, OnePass | Muon) for one in self.optimizers)
         for group in (g for optimizer in self.optimizers for g in optimizer.param_groups):
             group["peak"] = group["lr"]
             if graphs:
@@ -163,9 +171,9 @@ class Group:
         return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
     def step(self, factor: Tensor) -> None:
-        """Let the optimizers move the weights by factor times the gradients."""
+        """Let the optimizers move the weights by factor times the gradients; `ahead`: not at all if it is no number."""
         for optimizer in self.optimizers:
-            if isinstance(optimizer, OnePass):
+            if isinstance(optimizer, OnePass) or (self.ahead and isinstance(optimizer, Muon)):
                 optimizer.step(factor=factor)
                 continue
             moved = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
