@@ -1,11 +1,21 @@
 """AdamW in one pass is torch's AdamW, in Triton's interpreter where there is no GPU."""
 
+import dataclasses
+from collections import defaultdict, deque
+
 import pytest
 import torch
 from models.interpret import DEVICE  # before any kernel
 
 # isort: split
+from pronk.learn import adamw
 from pronk.learn.adamw import OnePass
+from pronk.learn.learner import ENOUGH
+from pronk.learn.losses import cross_entropy
+from pronk.learn.optim import Muon
+
+from .test_learner import broken_gradient, endless, stopping
+from .toys import PLAIN, Unasked, gap, learner, model, text, weights
 
 
 @pytest.mark.parametrize("factor", [None, 0.3])
@@ -46,3 +56,48 @@ def test_a_factor_that_is_no_number_moves_nothing():
         seen.append([x.detach().clone() for x in (weight, *one.state[weight].values())])
     assert all(torch.equal(a, b) for a, b in zip(seen[0], seen[1]))
     assert float(seen[2][1]) == 2 and not torch.equal(seen[1][0], seen[2][0])
+
+
+def test_a_step_asks_the_device_nothing(monkeypatch):
+    monkeypatch.setattr(adamw, "_move", defaultdict(lambda: lambda *given, **how: None))
+    weights = [torch.randn(5000, 2, requires_grad=True), torch.randn(7, requires_grad=True)]
+    one, factor = OnePass(weights, lr=torch.tensor(1e-2)), torch.tensor(0.5)
+    for weight in weights:
+        weight.grad = torch.ones_like(weight)
+    with Unasked():
+        one.step(factor=factor)
+        one.step()
+    assert [float(one.state[weight]["step"]) for weight in weights] == [2.0, 2.0]
+
+
+def handed_over(trained):
+    """The learner with optimizers as on a GPU, whose steps are taken before the host has read what became of them."""
+    for group in trained.groups:
+        for place, one in enumerate(group.optimizers):
+            if not isinstance(one, Muon):
+                keys = ("params", "weight_decay", "peak", "betas", "eps")
+                group.optimizers[place] = OnePass([{k: g[k] for k in keys} for g in one.param_groups], lr=1.0)
+            for inner in group.optimizers[place].param_groups:
+                inner["lr"] = torch.tensor(inner["peak"])
+        group.ahead = True
+    trained.ahead = True
+    return trained
+
+
+@pytest.mark.skipif(DEVICE != "cpu", reason="tests/gpu_train.py has the GPU's own")
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_the_device_decides_as_the_host_does(optimizer):
+    config = dataclasses.replace(PLAIN, optimizer=optimizer, clip=1.0, weight_decay=0.1, schedule="linear")
+    losses = [cross_entropy, cross_entropy, stopping, cross_entropy, endless, broken_gradient, cross_entropy]
+    ends = []
+    for change in (handed_over, lambda trained: trained):
+        trained = change(learner(model(), config, spike=6.0))
+        told = [trained.step(text(seed=seed), loss) for seed, loss in enumerate(losses)]
+        trained.history = {"objective": deque([0.0] * ENOUGH)}
+        told.append(trained.step(text(), cross_entropy))
+        ends.append((told, weights(trained.model), trained.skipped))
+    assert [one["skipped"] for one in ends[0][0]] == [0, 0, 1, 0, 1, 1, 0, 1]
+    assert gap(ends[0][1], ends[1][1]) < 1e-6 and ends[0][2] == ends[1][2] == 4
+    for one, other in zip(ends[0][0], ends[1][0]):
+        assert one.keys() == other.keys() and one["stopped"] == other["stopped"]
+        assert one["lr"] == other["lr"] and one["loss"] == pytest.approx(other["loss"], abs=1e-5)

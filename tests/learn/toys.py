@@ -4,6 +4,7 @@ import copy
 import random
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pronk.data.batch import IGNORE, Batch, Pairs, Rollouts
 from pronk.learn.learner import Learner
@@ -34,6 +35,16 @@ def model(family="decoder", seed=0, **keys):
 def actor_critic(family="decoder", seed=0):
     """A policy and a separate critic, wider and deeper."""
     return ActorCritic(model(family, seed), Scorer(model(family, seed + 1, width=24, layers=3), 24))
+
+
+class Unasked(TorchDispatchMode):
+    """Fails where a number is read from a tensor or brought to its device: a CUDA graph can hold neither."""
+
+    ASKS = ("aten._local_scalar_dense", "aten.scalar_tensor", "aten.lift_fresh", "aten.nonzero", "aten.is_nonzero")
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        assert not str(function).startswith(self.ASKS), f"{function} asks"
+        return function(*args, **(kwargs or {}))
 
 
 def copy_of(module):

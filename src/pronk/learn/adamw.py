@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pronk.models.jit import ceil, constexpr, jit, tl
 
-BLOCK = 4096  # numbers that one program moves
+BLOCK = 1024  # numbers that one program moves: few, so that a small matrix occupies the whole GPU
 
 
 class OnePass(torch.optim.AdamW):
@@ -25,7 +25,8 @@ class OnePass(torch.optim.AdamW):
                     self.state[parameter]["exp_avg_sq"] = torch.zeros_like(parameter)
             if parameters:
                 counts = [self.state[parameter]["step"] for parameter in parameters]
-                torch._foreach_add_(counts, 1.0 if factor is None else (factor == factor).float())
+                one = torch.ones_like(counts[0]) if factor is None else (factor == factor).to(counts[0].dtype)
+                torch._foreach_add_(counts, [one] * len(counts))  # as a list: a lone tensor would be read on the host
             for parameter in parameters:
                 state, grad = self.state[parameter], parameter.grad.contiguous()
                 _move[(ceil(parameter.numel(), BLOCK),)](

@@ -79,7 +79,7 @@ class Learner:
         read = _reading({**values, "_sane": sane, **{f"_{name}": height for name, height in heights.items()}})
         if self.ahead:  # the device decides by itself, and need not wait until the host has read
             go = sane & ~(values["stop"] > 0) if "stop" in values else sane
-            self._update([factor.where(go, torch.nan) for factor in factors])
+            self._update([factor.masked_fill(~go, torch.nan) for factor in factors])
         found = read()
         stopped, trusted = found.pop("stop", 0.0) > 0, found.pop("_sane") > 0
         told = {name: found.pop(f"_{name}") for name in heights}
@@ -289,7 +289,7 @@ def _reading(values: Mapping[str, Tensor]) -> Callable[[], dict[str, float]]:
     if not joined.is_cuda:
         return lambda: dict(zip(values, joined.tolist()))
     copy, copied = joined.to("cpu", non_blocking=True), torch.cuda.Event()  # type: ignore[no-untyped-call]
-    copied.record()
+    copied.record(torch.cuda.current_stream(joined.device))
 
     def wait() -> dict[str, float]:
         copied.synchronize()

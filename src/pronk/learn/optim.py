@@ -82,7 +82,7 @@ class Muon(Optimizer):
     def step(self, closure: Any = None, factor: Tensor | None = None) -> None:  # type: ignore[override]
         """factor: as OnePass's; rates are tensors then."""
         for group in self.param_groups:
-            lr = group["lr"] if factor is None else group["lr"].where(factor == factor, 0.0)
+            lr = group["lr"] if factor is None else group["lr"] * (factor == factor)
             by_shape: dict[torch.Size, list[Tensor]] = {}
             for parameter in group["params"]:
                 if parameter.grad is not None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pronk.models.jit import ceil, constexpr, jit, power, tl
 
-BLOCK = 16_384  # columns in registers at a time
+BLOCKS = (4096, 8192, 16_384)  # columns in registers at a time
 EVEN = 16  # columns that are read and written together
 
 
@@ -49,6 +49,11 @@ def width(logits: Tensor) -> int:
     return min(logits.stride(0), ceil(V, EVEN) * EVEN)
 
 
+def block(V: int) -> int:
+    """Columns at a time: as many as leave the fewest of the last ones idle, but no more than cover V."""
+    return min(power(V), min(BLOCKS, key=lambda size: (ceil(V, size) * size, -size)))
+
+
 def spend(logits: Tensor, targets: Tensor, keep: Tensor | None, wants: bool) -> Tensor:
     """Losses [N], float32, of logits [N, V] and targets [N]; with `wants`, logits become the gradient of their sum.
 
@@ -57,11 +62,11 @@ def spend(logits: Tensor, targets: Tensor, keep: Tensor | None, wants: bool) -> 
     """
     N, V = logits.shape
     losses = torch.empty(N, dtype=torch.float32, device=logits.device)
-    block = min(BLOCK, power(V))
+    size = block(V)
     if N:
         _spend[(N,)](
             *(logits, targets, targets if keep is None else keep, losses, logits.stride(0)),
-            *(V, width(logits), keep is not None, wants, block),
-            num_warps=16,
+            *(V, width(logits), keep is not None, wants, size),
+            num_warps=max(4, size // 1024),
         )
     return losses

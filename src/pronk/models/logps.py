@@ -17,13 +17,17 @@ from pronk.models.heads import Head, Output
 
 IGNORE = -100  # the same as data.batch.IGNORE; models imports nothing of ours
 CHUNK = 1 << 23  # logits held at a time, elements
-GPU_CHUNK = 1 << 28  # 512 MiB of bfloat16: fewer rows would mostly read the head's weights and add up its gradients
+GPU_CHUNK = 1 << 30  # and on a GPU, where fewer rows would mostly read the head's weights and add up its gradients,
+GPU_SHARE = 128  # but at most one for so many bytes of its memory: a 64th of it in bfloat16
 TILE = 256  # a GPU's products are made of tiles: rows in whole ones
 WIDE = 64  # and it is several times slower where a vocabulary is not a multiple of this (LOG.md)
 
 
 def _chunks(total: int, head: Tensor) -> Iterator[slice]:
-    step = max(1, (GPU_CHUNK if head.is_cuda else CHUNK) // len(head))
+    held = CHUNK
+    if head.is_cuda:
+        held = min(GPU_CHUNK, torch.cuda.get_device_properties(head.device).total_memory // GPU_SHARE)
+    step = max(1, held // len(head))
     if head.is_cuda and step > TILE:
         step -= step % TILE
     for start in range(0, total, step):
