@@ -1,12 +1,14 @@
 """Seconds of training to a stated validation loss on one GPU: pronk with Muon and with AdamW beside a plain GPT.
 
-usage: python bench/time_to_quality.py tinyshakespeare.txt [OUT] [--toy]; draws OUT/time-to-quality-*.png (docs/) from
-the curves that it leaves beside them; --draw OUT draws them again.
+usage: python bench/time_to_quality.py tinyshakespeare.txt [OUT] [--known] [--toy]; draws OUT/time-to-quality-*.png
+(docs/) from the curves that it leaves beside them; --draw OUT draws them again. --known: the plain GPT's losses are
+those of the curves in OUT; it does not train again, but its steps are timed beside the others'.
 Two texts: character Shakespeare (the last tenth validates) and stories of pronk.world (byte-level BPE of 1,024, the
 last twentieth). All train on random windows of the same tokens, 64 x 256 a step, compiled, in bf16. The plain GPT has
 nanoGPT's recipe for Shakespeare: 6 layers, 384 wide, dropout 0.2, AdamW 1e-3 to 1e-4 by a cosine, 5,000 steps. The
 stated loss is its least in Shakespeare and, without dropout, in 2,000 steps on stories, rounded up. pronk has the shape
-and recipe of runs/shakespeare-gpu.toml; AdamW differs in its rates alone. First steps of each are timed while no other
+and recipe of runs/shakespeare-gpu.toml with half of its dropout, since its runs are shorter; AdamW differs in its rates
+alone. First steps of each are timed while no other
 side runs (the fastest of ten windows); then all train side by side. Seconds are steps times seconds a step: compiling
 and evaluating are left out, and what compiling takes is told. --toy is a dry run on a CPU.
 """
@@ -45,17 +47,19 @@ TOY = "--toy" in sys.argv
 DEVICE = "cpu" if TOY else "cuda"
 ROWS, LENGTH = (4, 32) if TOY else (64, 256)
 WARM, WINDOWS, TIMED = (2, 1, 3) if TOY else (8, 10, 10)  # steps that compile; windows of steps that are timed
-PLAIN, MUON, ADAMW = "plain GPT, AdamW", "pronk, Muon", "pronk, AdamW"
+KNOWN = "--known" in sys.argv
+PLAIN, MUON, SHORT, ADAMW = "plain GPT", "pronk, Muon", "Muon, fewer steps", "pronk, AdamW"
+OPTIMIZERS = {MUON: "muon", SHORT: "muon", ADAMW: "adamw"}
 
 
 def of_shakespeare(path):
-    """(training ids, validation ids, vocabulary, dropout, steps of each side)."""
+    """(training ids, validation ids, vocabulary, the plain GPT's dropout, steps of each side)."""
     text = Path(path).read_text()
     letters = {c: i for i, c in enumerate(sorted(set(text)))}
     ids = torch.tensor([letters[c] for c in text])
     border = int(0.9 * len(ids))
-    steps = dict.fromkeys((PLAIN, MUON, ADAMW), 25) if TOY else {PLAIN: 5000, MUON: RUN["train"]["steps"], ADAMW: 2500}
-    return ids[:border], ids[border:], len(letters), RUN["model"]["dropout"], steps
+    steps = {PLAIN: 5000, MUON: 900, SHORT: 700, ADAMW: 1200}
+    return ids[:border], ids[border:], len(letters), 0.2, steps
 
 
 def told(seed):
@@ -68,8 +72,7 @@ def of_stories():
     tokenizer = bpe.train(texts[:5000], "bytelevel", 1024)
     ids = torch.tensor([i for one in tokenizer.encode_batch(texts) for i in (*one, tokenizer.eos)])
     border = int(0.95 * len(ids))
-    steps = dict.fromkeys((PLAIN, MUON, ADAMW), 25) if TOY else {PLAIN: 2000, MUON: 800, ADAMW: 1000}
-    return ids[:border], ids[border:], tokenizer.size, 0.0, steps
+    return ids[:border], ids[border:], tokenizer.size, 0.0, {PLAIN: 2000, MUON: 800, SHORT: 500, ADAMW: 1000}
 
 
 def windows(ids, dice):
@@ -127,7 +130,7 @@ def plain(vocab, dropout, steps):
 
 def pronk(vocab, dropout, steps, optimizer):
     shape = {"width": 32, "layers": 2, "heads": 2} if TOY else {}
-    model = build(ModelConfig(**(RUN["model"] | shape), vocab=vocab), DEVICE, seed=0)
+    model = build(ModelConfig(**(RUN["model"] | {"dropout": dropout / 2} | shape), vocab=vocab), DEVICE, seed=0)
     model.train()
     optim = OptimConfig(**RUN["optim"])
     if optimizer == "adamw":
@@ -146,8 +149,8 @@ def one_side(who, file, vocab, dropout, steps):
     torch.manual_seed(0)
     with safe_open(file, "pt") as tensors:
         ids, batches = tensors.get_tensor("train"), validation(tensors.get_tensor("validation"))
-    kinds, started = {MUON: "muon", ADAMW: "adamw"}, time.perf_counter()
-    step, evaluate = plain(vocab, dropout, steps) if who == PLAIN else pronk(vocab, dropout, steps, kinds[who])
+    started = time.perf_counter()
+    step, evaluate = plain(vocab, dropout, steps) if who == PLAIN else pronk(vocab, dropout, steps, OPTIMIZERS[who])
     dice, losses = torch.Generator().manual_seed(0), []
 
     def run(count):
@@ -161,7 +164,7 @@ def one_side(who, file, vocab, dropout, steps):
     run(WARM)
     pause(compiled=time.perf_counter() - started)
     pause(seconds=min(run(TIMED) for _ in range(WINDOWS)))
-    for done in range(WARM + WINDOWS * TIMED, steps, max(1, steps // 25)):
+    for done in range(WARM + WINDOWS * TIMED, 0 if KNOWN and who == PLAIN else steps, max(1, steps // 25)):
         run(min(max(1, steps // 25), steps - done))
         losses.append((min(done + max(1, steps // 25), steps), evaluate(batches)))
     pause(losses=losses)
@@ -172,15 +175,18 @@ def prepared(name, text, folder):
     ids, held, vocab, dropout, steps = text
     file = f"{folder}/{name}.safetensors"
     save_file({"train": ids, "validation": held[:2000].clone() if TOY else held}, file)
-    mode = ["--toy"] if TOY else []
+    mode = [word for word in ("--toy", "--known") if word in sys.argv]
     return {
         who: Side(f"{name} {who}", __file__, "--one", who, file, str(vocab), str(dropout), str(count), *mode)
-        for who, count in steps.items()
+        for who, count in (dict.fromkeys(steps, 25) if TOY else steps).items()
     }
 
 
 def report(name, found, out):
-    """found: {who: (compiled, seconds a step, losses)}."""
+    """found: {who: (compiled, seconds a step, [(step, loss)])}."""
+    file = out / f"time-to-quality-{name}.json"
+    if KNOWN and PLAIN in found:
+        found[PLAIN] = (*found[PLAIN][:2], json.loads(file.read_text())["losses"][PLAIN])
     if PLAIN not in found:
         return
     stop = math.ceil(100 * min(loss for _, loss in found[PLAIN][2])) / 100
@@ -189,18 +195,19 @@ def report(name, found, out):
         line = {"text": name, "who": who, "stated loss": stop, "seconds to it": reached, "ms a step": 1e3 * seconds}
         line |= {"least loss": min(loss for _, loss in losses), "steps": losses[-1][0], "compiling": compiled}
         print(json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in line.items()}), flush=True)
-    lines = {
-        who: ([seconds * step for step, _ in losses], [loss for _, loss in losses])
-        for who, (_, seconds, losses) in found.items()
-    }
-    (out / f"time-to-quality-{name}.json").write_text(json.dumps({"stated loss": stop, "lines": lines}))
+    facts = {"stated loss": stop, "seconds a step": {who: seconds for who, (_, seconds, _) in found.items()}}
+    file.write_text(json.dumps(facts | {"losses": {who: losses for who, (_, _, losses) in found.items()}}))
 
 
 def draw(out):
     for file in Path(out).glob("time-to-quality-*.json"):
         found, text = json.loads(file.read_text()), file.stem.removeprefix("time-to-quality-")
         title = f"{text}: validation loss, {found['stated loss']:.2f} to be reached"
-        curve(file.with_suffix(".png"), found["lines"], title, "nats per token", "seconds of training")
+        lines = {
+            who: ([found["seconds a step"][who] * step for step, _ in losses], [loss for _, loss in losses])
+            for who, losses in found["losses"].items()
+        }
+        curve(file.with_suffix(".png"), lines, title, "nats per token", "seconds of training")
 
 
 def main(path, out="docs", *rest):
