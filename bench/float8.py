@@ -1,7 +1,7 @@
 """Loss of a model of a billion parameters with 8-bit products and without, on real text, on one GPU.
 
 usage: python bench/float8.py TEXT [--toy]; TEXT of a few million tokens, whose last twentieth validates.
-The Llama of 1.1B of bench/train.py learns a byte-level BPE of 8,192 from 4,096 tokens a step, two seeds each way: a
+The Llama of 1.1B of bench/train.py learns a byte-level BPE of 8,192 from 2,048 tokens a step, two seeds each way: a
 seed is the weights and the order of the text, so what two seeds differ by tells what a difference between 8 bits and
 bfloat16 is worth. All sides train at once; nothing is timed. --toy is a dry run on a CPU, where neither is used.
 """
@@ -27,7 +27,7 @@ from pronk.text import bpe
 
 TOY = "--toy" in sys.argv
 DEVICE, VOCAB = ("cpu", 512) if TOY else ("cuda", 8192)
-ROWS, LENGTH, STEPS, LOOK = (2, 32, 8, 4) if TOY else (8, 512, 240, 40)
+ROWS, LENGTH, STEPS, LOOK = (2, 32, 8, 4) if TOY else (4, 512, 240, 40)
 SIZES = {"width": 64, "layers": 2, "heads": 4} if TOY else {"width": 2048, "layers": 22, "heads": 32, "kv_heads": 4}
 MODEL = ModelConfig(**SIZES, ffn_dim=128 if TOY else 5632, vocab=VOCAB, context=LENGTH, tied=False)
 SEEDS = (0, 1)

@@ -37,10 +37,10 @@ class Side:
         except Empty:
             facts = None
         if facts is None:
-            self.process.kill()
+            self.stop()
             self.told.put(None)
             if self.rest:
-                print(f"{self.name} failed: {''.join(self.rest)[-300:]}", flush=True)
+                print(f"{self.name} failed: {''.join(self.rest)[-900:]}", flush=True)
                 self.rest.clear()
         return facts
 
