@@ -82,18 +82,19 @@ class Learner:
             self._update([factor.masked_fill(~go, torch.nan) for factor in factors])
         found = read()
         stopped, trusted = found.pop("stop", 0.0) > 0, found.pop("_sane") > 0
+        skip = stopped or not trusted
         told = {name: found.pop(f"_{name}") for name in heights}
         if not stopped:
             self._note(trusted, told)
-        if trusted and not stopped and not self.ahead:
+        if not skip and not self.ahead:
             self._update(factors)
         for group in self.groups:
             group.forget()
         self.steps += 1
-        self.skipped += stopped or not trusted
+        self.skipped += skip
         for i, group in enumerate(self.groups):
             found[f"{group.name}grad_norm"], found[f"{group.name}lr"] = told[f"norm{i}"], rates[group.name]
-        return found | {"skipped": float(stopped or not trusted), "stopped": float(stopped)}
+        return found | {"skipped": float(skip), "stopped": float(stopped)}
 
     def compute(self) -> AbstractContextManager[Any]:
         """The context of forwards: bfloat16 where asked for."""
