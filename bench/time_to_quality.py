@@ -207,7 +207,7 @@ def draw(out):
             who: ([found["seconds a step"][who] * step for step, _ in losses], [loss for _, loss in losses])
             for who, losses in found["losses"].items()
         }
-        curve(file.with_suffix(".png"), lines, title, "nats per token", "seconds of training")
+        curve(file.with_suffix(".png"), lines, title, "nats per token", "seconds of training", size=(7.6, 3.4))
 
 
 def main(path, out="docs", *rest):
