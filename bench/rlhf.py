@@ -305,7 +305,8 @@ def draw(seeds, picture):
     right.set(title="Annotators dazzled by foxes, hardly any KL", xlabel=far, ylabel="true utility")
     twin.set_ylabel("reward model's score")
     lines = [line for axes in (right, twin) for line in axes.get_lines() if not line.get_label().startswith("_")]
-    right.legend(lines, [line.get_label() for line in lines], frameon=False, loc="lower left")
+    under = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.14), "ncols": 2}
+    right.legend(lines, [line.get_label() for line in lines], frameon=False, **under)
     figure.tight_layout()
     figure.savefig(picture, dpi=110)
 
