@@ -89,8 +89,10 @@ def _masses(
     v, sums = tl.arange(0, BLOCK), ()
     for _ in tl.static_range(LEVELS):
         sums = sums + (tl.zeros([BLOCK], tl.float32),)  # type: ignore[assignment]
-    for start in range(0, V, BLOCK):
-        sums = _weigh(_piece(held, heated, start + v, V, HELD), low, high, top, sums, COUNT, LEVELS)
+    sums = _weigh(_piece(held, heated, v, V, HELD), low, high, top, sums, COUNT, LEVELS)
+    if not HELD:
+        for start in range(BLOCK, V, BLOCK):
+            sums = _weigh(_piece(held, heated, start + v, V, HELD), low, high, top, sums, COUNT, LEVELS)
     return sums
 
 
@@ -100,11 +102,13 @@ def _borders(
 ) -> "Any":  # fmt: skip
     """The lowest logit from low up and the highest below high."""
     v = tl.arange(0, BLOCK)
-    up, down = tl.full([BLOCK], float("inf"), tl.float32), tl.full([BLOCK], float("-inf"), tl.float32)
-    for start in range(0, V, BLOCK):
-        x = _piece(held, heated, start + v, V, HELD)
-        up = tl.minimum(up, tl.where(x >= low, x, float("inf")))
-        down = tl.maximum(down, tl.where(x < high, x, float("-inf")))
+    x = _piece(held, heated, v, V, HELD)
+    up, down = tl.where(x >= low, x, float("inf")), tl.where(x < high, x, float("-inf"))
+    if not HELD:
+        for start in range(BLOCK, V, BLOCK):
+            x = _piece(held, heated, start + v, V, HELD)
+            up = tl.minimum(up, tl.where(x >= low, x, float("inf")))
+            down = tl.maximum(down, tl.where(x < high, x, float("-inf")))
     return tl.min(up, 0), tl.max(down, 0)
 
 
@@ -113,10 +117,13 @@ def _total(
     held: "Any", heated: "Any", V: "Any", low: "Any", top: "Any", HELD: "constexpr", BLOCK: "constexpr"
 ) -> "Any":  # fmt: skip
     """The mass from low up."""
-    v, mass = tl.arange(0, BLOCK), tl.zeros([BLOCK], tl.float32)
-    for start in range(0, V, BLOCK):
-        x = _piece(held, heated, start + v, V, HELD)
-        mass += tl.where(x >= low, tl.exp(x - top), 0.0)
+    v = tl.arange(0, BLOCK)
+    x = _piece(held, heated, v, V, HELD)
+    mass = tl.where(x >= low, tl.exp(x - top), 0.0)
+    if not HELD:
+        for start in range(BLOCK, V, BLOCK):
+            x = _piece(held, heated, start + v, V, HELD)
+            mass += tl.where(x >= low, tl.exp(x - top), 0.0)
     return tl.sum(mass, 0)
 
 
