@@ -69,9 +69,9 @@ class SharedRoom(Room):
             with _threads(self._fitting(live)), torch.inference_mode():
                 super().steps(live, spans, use)
             return
-        borders = list(pairwise(live * number // parts for number in range(parts + 1)))
-        rows = [self.rows.part(start, end) for start, end in borders]  # by one thread, which the others would stop
-        self._together([partial(self._part, *one, spans, use) for one in zip(rows, (start for start, _ in borders))])
+        borders = pairwise(live * number // parts for number in range(parts + 1))
+        # Rows are cut here, before any part runs: threads that slice in Python stop each other.
+        self._together([partial(self._part, self.rows.part(a, b), a, spans, use) for a, b in borders])
 
     @torch.inference_mode()
     def _part(self, rows: Columns, start: int, spans: Sequence[int], use: Use) -> None:
