@@ -1,5 +1,7 @@
 """The loop: what is pulled, who is told, who is called, and when it ends."""
 
+import gc
+
 import pytest
 
 from pronk.learn.fit import Every, fit
@@ -101,3 +103,17 @@ def test_the_loop_goes_on_where_it_stopped():
     fit(trained, source, cross_entropy, [Every(2, lambda step, metrics: seen.append(step))])
     assert seen == [4]
     assert (trained.steps, source.pulled) == (5, 5)
+
+
+def test_full_collections_leave_what_was_there_alone_until_the_loop_ends():
+    frozen, before = [], gc.get_freeze_count()
+    run(steps=2, every=[Every(1, lambda step, metrics: frozen.append(gc.get_freeze_count()))])
+    assert min(frozen) > before + 1000
+    assert gc.get_freeze_count() <= before
+
+    def fails(step, metrics):
+        raise RuntimeError("as users' rewards do")
+
+    with pytest.raises(RuntimeError):
+        run(every=[Every(1, fails)])
+    assert gc.get_freeze_count() <= before

@@ -1,6 +1,8 @@
 """The one loop: pull a batch, take a step, tell the source, call who asked to be called."""
 
+import gc
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
 from pronk.learn.learner import Learner, Loss
@@ -31,17 +33,29 @@ class Every(NamedTuple):
 def fit(learner: Learner, source: Source, loss: Loss, every: Sequence[Every] = ()) -> None:
     """Train until the learner's planned steps are done and the source can be saved, it ends, or an Every says stop."""
     due = [False] * len(every)
-    for batch in _until(learner, source):
-        metrics = learner.step(batch, loss)
-        source.tell(metrics)
-        stop = False
-        for i, event in enumerate(every):
-            due[i] = due[i] or learner.steps % event.steps == 0
-            if due[i] and (source.border or not event.border):
-                due[i] = False
-                stop = bool(event.action(learner.steps, metrics)) or stop
-        if stop:
-            return
+    with _settled():
+        for batch in _until(learner, source):
+            metrics = learner.step(batch, loss)
+            source.tell(metrics)
+            stop = False
+            for i, event in enumerate(every):
+                due[i] = due[i] or learner.steps % event.steps == 0
+                if due[i] and (source.border or not event.border):
+                    due[i] = False
+                    stop = bool(event.action(learner.steps, metrics)) or stop
+            if stop:
+                return
+
+
+@contextmanager
+def _settled() -> Iterator[None]:
+    """Python's full collections leave out what is there already: else each walks torch's whole heap, a quarter of a
+    second, and rounds of a thousand samples bring one every ten (LOG.md)."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _until(learner: Learner, source: Source) -> Iterator[Any]:
