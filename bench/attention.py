@@ -140,13 +140,14 @@ def timed(run, layers, args):
     started = time.perf_counter()
     run()
     wait()
-    once = time.perf_counter() - started
-    iterations = max(1, min(args.iterations, int(args.seconds / once)))
-    started = time.perf_counter()
-    for _ in range(iterations):
-        run()
-    wait()
     seconds = time.perf_counter() - started
+    iterations = max(1, min(args.iterations, int(args.seconds / seconds)))
+    if iterations > 1:
+        started = time.perf_counter()
+        for _ in range(iterations):
+            run()
+        wait()
+        seconds = time.perf_counter() - started
     peak = torch.cuda.max_memory_allocated() if args.device == "cuda" else 0
     return {"ms": 1e3 * seconds / iterations / layers, "iterations": iterations, "mib": (peak - held) / 2**20}
 
