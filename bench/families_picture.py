@@ -85,6 +85,8 @@ def dots(axes, found):
             values = [found[name].get(key, math.nan) for name in names]
             one.plot(values, places, "os"[number], color=ON_LIGHT[number], label=label, markersize=6)
         one.margins(x=0.06)
+        if "loss" in title:
+            continue
         one.set_xscale("log")
         one.xaxis.set_major_locator(LogLocator(subs=(1, 3) if "KiB" in title else (1, 2, 5)))
         one.xaxis.set_major_formatter(FuncFormatter(short))
