@@ -1,4 +1,4 @@
-"""The benches of attention and of the families still run: at toy size, on a CPU; their figures mean nothing."""
+"""Benches of attention, families and time to quality still run: at toy size, on a CPU; their figures mean nothing."""
 
 import json
 import runpy
@@ -41,6 +41,15 @@ def test_families(run, tmp_path, capsys):
     assert found["mistral"]["decoded_per_second"] > 0
     assert set(found["mistral"]["recall"]) == {"64", "128"}
     assert (tmp_path / "families.png").stat().st_size > 10_000
+
+
+def test_time_to_quality(run, tmp_path):
+    (tmp_path / "text.txt").write_text("To be, or not to be, that is the question.\n" * 600)
+    run("time_to_quality", str(tmp_path / "text.txt"), str(tmp_path), "--toy")
+    found = json.loads((tmp_path / "time-to-quality-shakespeare-two-cores.json").read_text())
+    assert list(found["curves"]) == ["plain GPT, AdamW", "pronk, Muon", "pronk, AdamW"]
+    assert found["seconds to it"]["plain GPT, AdamW"] == found["curves"]["plain GPT, AdamW"][-1][0]
+    assert (tmp_path / "time-to-quality-shakespeare-two-cores.png").stat().st_size > 10_000
 
 
 def test_sides_wait_for_their_turn_and_tell_why_they_failed(monkeypatch, capsys):
