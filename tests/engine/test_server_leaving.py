@@ -81,9 +81,19 @@ def test_a_client_gone_before_its_answer_frees_its_slot():
 
 
 def test_a_full_queue_is_429_and_says_when_to_come_again():
-    gate = threading.Event()
-    with hosted(slowly(toy(slots=1), gate.wait), Limits(queue=2)) as host, ThreadPoolExecutor() as pool:
-        first = [pool.submit(host.post, TEXT, {"prompt": "a", "max_tokens": 2}) for _ in range(3)]
+    stepping, gate = threading.Event(), threading.Event()
+
+    def pause():
+        stepping.set()
+        gate.wait()
+
+    def ask():
+        return pool.submit(host.post, TEXT, {"prompt": "a", "max_tokens": 2})
+
+    with hosted(slowly(toy(slots=1), pause), Limits(queue=2)) as host, ThreadPoolExecutor() as pool:
+        first = [ask()]
+        assert stepping.wait(30)  # until it is taken out of the queue, it fills it
+        first += [ask(), ask()]
         until(lambda: host.service.waiting >= 3)
         reply = host.post(TEXT, {"prompt": "a", "max_tokens": 1})
         assert (reply.status_code, reply.headers["retry-after"]) == (429, "1")
