@@ -18,7 +18,7 @@ def busy(folder):
     rule = replace(PLAIN, evaluation=0.3, repeat=0.4, gap=1)
     opened = store(folder, 30, rule)
     desk.publish(opened, "# Be kind")
-    people = [Visitor(opened, name, rule) for name in ("ada", "grace")]
+    people = [Visitor(opened, name, rule) for name in ("olga", "grace")]
     for visitor in people:
         visitor.post("/api/read", version=1)
         for choice, strength in (("left", 1), ("right", 4), ("tie", 0), ("bad", 0), ("left", 3)):
@@ -92,7 +92,7 @@ def test_the_tables_are_what_the_migrations_make(tmp_path):
 def test_forgetting_removes_name_and_notes_to_the_last_byte_and_keeps_votes(tmp_path):
     opened = busy(tmp_path)
     votes = [(r.item, r.choice, r.strength) for r in rows(opened, schema.answers)]
-    person = opened.forget("ada")
+    person = opened.forget("olga")
     assert [(r.item, r.choice, r.strength) for r in rows(opened, schema.answers)] == votes
     assert [r.name for r in rows(opened, schema.people)] == ["grace"]
     mine = {r.note for r in rows(opened, schema.answers) if r.person == person}
@@ -107,9 +107,10 @@ def test_forgetting_removes_name_and_notes_to_the_last_byte_and_keeps_votes(tmp_
     opened.close()
     for path in tmp_path.iterdir():
         data = path.read_bytes()
-        assert not any(word in data for word in (b"ada", b"grace", b"mine left", b"too hard"))
-    with pytest.raises(UserError, match="nobody here is called 'ada'"):
-        Store(tmp_path / "feedback.db").forget("ada")
+        # no name of hexadecimal letters alone: ids of people are such words
+        assert not any(word in data for word in (b"olga", b"grace", b"mine left", b"too hard"))
+    with pytest.raises(UserError, match="nobody here is called 'olga'"):
+        Store(tmp_path / "feedback.db").forget("olga")
     with (
         pytest.raises(IntegrityError, match="only ever added"),
         Store(tmp_path / "feedback.db").writing() as connection,
