@@ -67,6 +67,15 @@ def _launch(kernel: Any, q: Tensor, k: Tensor, v: Tensor, more: tuple[Tensor, ..
 
 
 @jit
+def _rows(
+    x: "Any", row: "Any", head: "Any", xb: "Any", xh: "Any", xt: "Any", t: "Any", d: "Any",
+    T: "constexpr", K: "constexpr",
+) -> "Any":  # fmt: skip
+    """One head's tokens of a row, [BT, BK]; 0 beyond T and K."""
+    return tl.load(x + row * xb + head * xh + t * xt + d, mask=(t < T) & (d < K), other=0.0)
+
+
+@jit
 def _weights(q: "Any", k: "Any", scale: "Any", t: "Any", s: "Any", T: "constexpr", PRECISION: "constexpr") -> "Any":
     """The causal softmax of one head, [BT, BT]; 0 in columns and rows beyond T."""
     scores = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale
@@ -85,10 +94,10 @@ def _forward(
     row, group = tl.program_id(0).to(tl.int64), tl.program_id(1)
     t, s, d = tl.arange(0, BT)[:, None], tl.arange(0, BT)[None, :], tl.arange(0, BK)[None, :]
     real = (t < T) & (d < K)
-    keys = tl.load(k + row * kb + group * kh + t * kt + d, mask=real, other=0.0)
-    values = tl.load(v + row * vb + group * vh + t * vt + d, mask=real, other=0.0)
+    keys = _rows(k, row, group, kb, kh, kt, t, d, T, K)
+    values = _rows(v, row, group, vb, vh, vt, t, d, T, K)
     for head in range(group * SHARE, (group + 1) * SHARE):
-        queries = tl.load(q + row * qb + head * qh + t * qt + d, mask=real, other=0.0)
+        queries = _rows(q, row, head, qb, qh, qt, t, d, T, K)
         weights = _weights(queries, keys, scale, t, s, T, PRECISION)
         seen = tl.dot(weights.to(values.dtype), values, input_precision=PRECISION)
         tl.store(out + row * ob + head * oh + t * ot + d, seen, mask=real)
@@ -105,12 +114,12 @@ def _backward(
     row, group = tl.program_id(0).to(tl.int64), tl.program_id(1)
     t, s, d = tl.arange(0, BT)[:, None], tl.arange(0, BT)[None, :], tl.arange(0, BK)[None, :]
     real = (t < T) & (d < K)
-    keys = tl.load(k + row * kb + group * kh + t * kt + d, mask=real, other=0.0)
-    values = tl.load(v + row * vb + group * vh + t * vt + d, mask=real, other=0.0)
+    keys = _rows(k, row, group, kb, kh, kt, t, d, T, K)
+    values = _rows(v, row, group, vb, vh, vt, t, d, T, K)
     of_keys, of_values = tl.zeros([BT, BK], tl.float32), tl.zeros([BT, BK], tl.float32)
     for head in range(group * SHARE, (group + 1) * SHARE):
-        queries = tl.load(q + row * qb + head * qh + t * qt + d, mask=real, other=0.0)
-        slopes = tl.load(grad + row * gb + head * gh + t * gt + d, mask=real, other=0.0)
+        queries = _rows(q, row, head, qb, qh, qt, t, d, T, K)
+        slopes = _rows(grad, row, head, gb, gh, gt, t, d, T, K)
         weights = _weights(queries, keys, scale, t, s, T, PRECISION)
         of_values += tl.dot(tl.trans(weights).to(slopes.dtype), slopes, input_precision=PRECISION)
         of_weights = tl.dot(slopes, tl.trans(values), input_precision=PRECISION)
