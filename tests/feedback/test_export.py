@@ -1,7 +1,6 @@
 """What goes out comes back: every format, JSON lines and Parquet; what it cannot carry is left out and counted."""
 
 import json
-import re
 from dataclasses import replace
 
 import pytest
@@ -44,7 +43,7 @@ def lived(folder):
         add_item(connection, told, [Answer("because", "old"), Answer("just so", "new")], 0.0)
         for number in range(4):
             add_item(connection, *pair(number), 0.0)
-    ada = Visitor(opened)
+    ada = Visitor(opened, "olga")
     special = {
         "Question 0?": {"choice": "tie"},
         "Question 1?": {"choice": "bad"},
@@ -145,7 +144,7 @@ def test_exports_carry_pseudonyms_and_the_parts_stay_apart(opened, tmp_path):
     (person,) = [row.id for row in table(opened, schema.people)]
     for shape in FORMATS:
         text = json.dumps(found(opened, shape)[0])
-        assert not re.search(r"\bada\b", text)  # as a word: pseudonyms are hexadecimal
+        assert "olga" not in text  # no name that a hexadecimal pseudonym could hold
         assert (person in text) == (shape in ("votes", "trl", "trl-chat", "trl-implicit", "trl-implicit-chat"))
     assert found(opened, "trl", part="evaluation")[0] == []
     assert found(opened, "trl", part="train")[0] == found(opened, "trl")[0]

@@ -124,7 +124,7 @@ def test_engine_log_probabilities_are_the_trainers_after_each_load(family, own):
     """Whether the engine runs the policy itself or a copy that is loaded (pitfall 36)."""
     module = model(family)
     engine = Engine(copy_of(module) if own else module)
-    source = source_of(module, kl=KLConfig(), engine=engine, minibatch=8)  # two steps: the trainer makes its own
+    source = source_of(module, kl=KLConfig(), engine=engine)
     trained(module, source, 4, dataclasses.replace(PLAIN, lr=0.02))
     assert len(source.seen) == 4
     for samples, whole, _ in source.seen:

@@ -202,9 +202,9 @@ class RolloutSource:
         )
 
     def _fresh(self) -> bool:
-        """Whether the old log-probabilities need no forward: the round's one step makes them itself, and KL is that of
-        what sampled."""
-        return self.steps() == 1
+        """Whether the old log-probabilities need no forward: the round's one step makes them itself."""
+        in_reward = self.reference is not None and self.kl.where == "reward"
+        return self.steps() == 1 and not in_reward
 
     def _judged(self, samples: list[Sample], batch: Batch) -> tuple[Tensor, Tensor]:
         """Log-probabilities under the policy, and the critic's values; one forward makes both where they share a body.
