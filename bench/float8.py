@@ -3,7 +3,8 @@
 usage: python bench/float8.py TEXT [--toy]; TEXT of a few million tokens, whose last twentieth validates.
 The Llama of 1.1B of bench/train.py learns a byte-level BPE of 8,192 from 2,048 tokens a step, two seeds each way: a
 seed is the weights and the order of the text, so what two seeds differ by tells what a difference between 8 bits and
-bfloat16 is worth. All sides train at once; nothing is timed. --toy is a dry run on a CPU, where neither is used.
+bfloat16 is worth. All sides train at once; nothing is timed; looks are printed as they come. --toy is a dry run on a
+CPU, where neither is used.
 """
 
 import json
@@ -14,7 +15,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 from safetensors.torch import load_file, save_file
-from side_by_side import Side, pause
+from side_by_side import Side
 
 from pronk.data.batch import Batch
 from pronk.evals.likelihood import mean_loss
@@ -34,7 +35,7 @@ SEEDS = (0, 1)
 
 
 def one_side(kind, seed, file):
-    """In a process of its own: (step, training loss since the last look, validation loss) at every look."""
+    """In a process of its own: tells step, training loss since the last look, and validation loss at every look."""
     pick_device(DEVICE)
     ids = load_file(file)
     rows = ids["held"][: 64 * LENGTH + 1]
@@ -42,15 +43,15 @@ def one_side(kind, seed, file):
     model = build(MODEL, DEVICE, seed=seed)
     train = TrainConfig(STEPS, compile=not TOY, float8=kind == "float8" and not TOY)
     learner = make_learner(model, OptimConfig("adamw", lr=3e-4, warmup=40), train)
-    dice, losses, found = torch.Generator().manual_seed(seed), [], []
+    dice, losses = torch.Generator().manual_seed(seed), []
     for step in range(1, STEPS + 1):
         starts = torch.randint(len(ids["learned"]) - LENGTH - 1, (ROWS, 1), generator=dice)
         windows = ids["learned"][starts + torch.arange(LENGTH + 1)]
         batch = Batch(windows[:, :-1].contiguous(), windows[:, 1:].contiguous())
         losses.append(learner.step(batch, cross_entropy)["loss"])
         if step % LOOK == 0:
-            found.append((step, statistics.fmean(losses[-LOOK:]), mean_loss(model, held, learner.compute)))
-    pause(found=found)
+            facts = {"step": step, "training": statistics.fmean(losses[-LOOK:])}
+            print(json.dumps(facts | {"validation": mean_loss(model, held, learner.compute)}), flush=True)
 
 
 def main(path):
@@ -69,16 +70,17 @@ def main(path):
             for kind in ("bf16", "float8")
             for seed in SEEDS
         }
-        found = {key: side.hear(600) for key, side in sides.items()}
+        ends = dict.fromkeys(sides)
+        for _ in range(STEPS // LOOK):
+            for (kind, seed), side in sides.items():
+                if look := side.hear(600):
+                    print(f"{kind:6} seed {seed}: {json.dumps(look)}", flush=True)
+                ends[kind, seed] = look and look["validation"]
         for side in sides.values():
             side.stop()
-    for (kind, seed), facts in found.items():
-        looks = [] if facts is None else facts["found"]
-        print(f"{kind:6} seed {seed}: " + ", ".join(f"{s} {t:.4f}/{v:.4f}" for s, t, v in looks), flush=True)
-    if all(found.values()):
-        ends = {kind: [found[kind, seed]["found"][-1][2] for seed in SEEDS] for kind in ("bf16", "float8")}
-        gaps = [b - a for a, b in zip(ends["bf16"], ends["float8"])]
-        spread = abs(ends["bf16"][0] - ends["bf16"][1])
+    if None not in ends.values():
+        gaps = [ends["float8", seed] - ends["bf16", seed] for seed in SEEDS]
+        spread = abs(ends["bf16", 0] - ends["bf16", 1])
         print(json.dumps({"validation, float8 - bf16": gaps, "between bf16's seeds": spread}))
 
 
