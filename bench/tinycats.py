@@ -52,7 +52,7 @@ class Work:
     rounds: int = 100
     rows: int = 1000
     tokens: int = 10  # of the whole sequence
-    lr: float = 2e-5
+    lr: float = 3e-5
     weight: float = 1.0
 
 

@@ -59,7 +59,7 @@ def llama(width, layers, heads, kv_heads, ffn_dim, vocab=32000, context=2048):
 
 
 SMALL = Row(llama(768, 12, 12, 12, 2048), 32, 1024, (1, 1), "transformers")
-LARGE = Row(llama(2048, 22, 32, 4, 5632), 8, 2048, (1, 3), "transformers", recompute=0.1)
+LARGE = Row(llama(2048, 22, 32, 4, 5632), 8, 2048, (1, 3), "transformers", recompute=0.04)
 SLICE = llama(4096, 4, 32, 8, 14336, vocab=128_256, context=32_768)
 ROWS = {
     "llama-134m": SMALL,

@@ -24,6 +24,17 @@ def test_the_kernel_is_the_plain_loss(vocab, keeps, dtype):
     assert torch.equal(untouched, logits)
 
 
+def test_targets_of_any_chance_are_exact():
+    """Of logits so far apart that exp of their differences leaves float32, and of a target that is nearly certain."""
+    logits = torch.zeros(4, 300, device=DEVICE)
+    logits[0, 7], logits[1, 7], logits[2, 7], logits[3, 7] = 500.0, -500.0, 85.0, -85.0
+    targets = torch.tensor([3, 7, 7, 7], device=DEVICE)
+    plain, fused = logits.clone(), logits.clone()
+    wanted = logps._spend(plain, targets, None, True)
+    assert torch.allclose(kernels_loss.spend(fused, targets, None, True), wanted, atol=1e-6, rtol=1e-6)
+    assert torch.allclose(fused, plain, atol=1e-6)
+
+
 def test_no_rows_are_no_work():
     assert kernels_loss.spend(torch.zeros(0, 5), torch.zeros(0, dtype=torch.int64), None, True).shape == (0,)
 

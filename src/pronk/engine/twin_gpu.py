@@ -16,7 +16,7 @@ from pronk.models import kernels, kernels_attention, kernels_prefill
 from pronk.models.attention import Attention
 from pronk.models.build import Model
 from pronk.models.decoder import Block, Decoder
-from pronk.models.feedforward import Plain, SwiGLU, SwiGLUSingle
+from pronk.models.feedforward import Gelu, Plain, SwiGLU, SwiGLUSingle
 from pronk.models.heads import Head
 from pronk.models.norms import RMSNorm
 from pronk.models.positions import Learned, Rotary, Still, Unplaced
@@ -24,7 +24,7 @@ from pronk.models.state import KVState, State
 
 # What the twin is written for: a model of other parts, or with another knob turned, runs itself.
 PARTS = {Decoder, Block, Attention, SwiGLU, SwiGLUSingle, Plain, Rotary, Still, Unplaced, Learned, Head, nn.Identity}
-PARTS |= {nn.ModuleList, nn.Linear, nn.Embedding, RMSNorm, nn.LayerNorm, nn.Dropout, nn.GELU, nn.ReLU}
+PARTS |= {nn.ModuleList, nn.Linear, nn.Embedding, RMSNorm, nn.LayerNorm, nn.Dropout, Gelu, nn.ReLU}
 KNOBS = {
     *("preset", "family", "vocab", "width", "layers", "heads", "kv_heads", "head_dim", "norm", "feedforward"),
     *("ffn_dim", "ffn_dim_multiplier", "multiple_of", "context", "norm_eps", "rope_theta", "rope_factor", "rope_low"),

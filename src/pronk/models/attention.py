@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import BlockMask
 
-from pronk.models import flex, kernels_short
+from pronk.models import flex, kernels_joined, kernels_short
 from pronk.models.config import ModelConfig
 from pronk.models.norms import RMSNorm
-from pronk.models.positions import rotation
+from pronk.models.positions import rotate, rotation
 from pronk.models.state import KVState
 
 # torch's kernels in the order in which compiled code tries them.
@@ -43,17 +43,23 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(self.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
         self.k_norm = RMSNorm(self.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
         self.rotate = rotation(config)
+        self.plain = self.rotate is rotate and not config.qk_norm  # nothing but the turning is done to heads
         self.scale = None if config.attention_scaled else 1.0  # None: by the root of head_dim
 
     def forward(self, x: Tensor, rotary: tuple[Tensor, ...], view: View) -> Tensor:
         """x [B, T, D] -> [B, T, D]."""
         B, T, _ = x.shape
-        q = self.rotate(self.q_norm(self.q(x).view(B, T, self.heads, self.head_dim)), *rotary).transpose(1, 2)
-        k = self.rotate(self.k_norm(self.k(x).view(B, T, self.kv_heads, self.head_dim)), *rotary).transpose(1, 2)
-        v = self.v(x).view(B, T, self.kv_heads, self.head_dim).transpose(1, 2)
+        q, k, v = (y.transpose(1, 2) for y in self._heads(x, rotary))
         if view.state is not None and view.columns is not None:
             k, v = view.state.join(self.layer, view.columns, k, v)
         return self.o(attend(q, k, v, view.mask, self.scale).transpose(1, 2).reshape(B, T, -1))
+
+    def _heads(self, x: Tensor, rotary: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of x [B, T, D], [B, T, heads, head_dim] each."""
+        if self.plain and kernels_joined.fits(x, self.q, self.k, self.v):
+            return kernels_joined.heads(x, self.q, self.k, self.v, rotary, self.head_dim)
+        q, k, v = (layer(x).unflatten(-1, (-1, self.head_dim)) for layer in (self.q, self.k, self.v))
+        return self.rotate(self.q_norm(q), *rotary), self.rotate(self.k_norm(k), *rotary), v
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | BlockMask | None, scale: float | None = None) -> Tensor:
