@@ -1,8 +1,9 @@
 """Training steps of 1M parameters on a CPU: pronk beside transformers, in turns; `bench/train.py --cpu [--compiled]`.
 
---compiled adds compiled sides, a minute or more. Set OMP_NUM_THREADS and OMP_WAIT_POLICY=PASSIVE. All sides take turns
-in one process; medians are compared. Both in float32, and in bf16 (transformers by autocast) on a processor where
-`--train.precision auto` finds that faster: elsewhere torch emulates it, and a step takes many times as long.
+--compiled adds compiled sides, a minute or more. Set OMP_NUM_THREADS; threads wait as libgomp has it, as `pronk` asks
+by OMP_WAIT_POLICY=PASSIVE GOMP_SPINCOUNT=1000. All sides take turns in one process; medians are compared. Both in
+float32, and in bf16 (transformers by autocast) on a processor where `--train.precision auto` finds that faster:
+elsewhere torch emulates it, and a step takes many times as long.
 """
 
 import itertools

@@ -39,7 +39,8 @@ def zebra(monkeypatch):
     monkeypatch.setitem(sys.modules, "pronk.commands.zebra", module)
     monkeypatch.setitem(commands.COMMANDS, "zebra", "count stripes")
     monkeypatch.delenv("PRONK_DEBUG", raising=False)
-    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.setenv(name, "")  # so that what main sets is forgotten after the test
     return module
 
 
@@ -50,6 +51,25 @@ def fails(zebra, capsys, error, code=2):
     zebra.run = run
     assert main(["zebra"]) == code
     return capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("said", "wanted"),
+    [
+        ({}, {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, {"OMP_WAIT_POLICY": "ACTIVE"}),
+        ({"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "7"}),
+    ],
+)
+def test_threads_wait_briefly_unless_the_user_says_how(said, wanted, zebra, monkeypatch):
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name)
+    for name, value in said.items():
+        monkeypatch.setenv(name, value)
+    found = {}
+    zebra.run = lambda config: found.update(os.environ)
+    assert main(["zebra"]) == 0
+    assert {name: found[name] for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT") if name in found} == wanted
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["-h"]])

@@ -24,11 +24,20 @@ def main(words: Sequence[str] | None = None) -> int:
         return print_version()
     if words[0] not in COMMANDS:
         return unknown(words[0])
-    # GNU OpenMP's threads spin while they wait: beside one busy neighbour two threads run up to 27 times slower
-    # than one. Waiting passively cost nothing on one quiet machine and up to half on another: OMP_WAIT_POLICY=ACTIVE
-    # is for those who are alone (LOG.md). Read once, when torch is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    wait_briefly()
     return call(words[0], words[1:])
+
+
+def wait_briefly() -> None:
+    """How OpenMP's threads wait for the next operator, unless the user says how. Read once, when torch is imported.
+
+    GNU's spin for milliseconds by default, and beside a busy neighbour two of them take twice to seven times as long as
+    two that sleep; but sleeping at once takes a small model's training step 15 to 30 percent longer where one is alone.
+    A thousand turns, 25 microseconds, give most of both (LOG.md). Other OpenMP libraries heed only the first name.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
 def call(name: str, words: Sequence[str]) -> int:
