@@ -81,6 +81,23 @@ def test_hyphen_underscore_and_written_truth():
     assert parse(Config, ["--note", "--- dashes"]).note == "--- dashes"
 
 
+@dataclass
+class Switch:
+    """Three answers."""
+
+    fast: bool | None = None
+
+
+def test_a_switch_may_be_left_open(tmp_path):
+    said = {"--fast": True, "--no-fast": False, "--fast=true": True, "--fast=None": None, "--fast=false": False}
+    assert {word: parse(Switch, [word]).fast for word in said} == said
+    assert parse(Switch, []).fast is None
+    for value in (True, False):
+        assert parse(Switch, [toml(tmp_path, to_toml(Switch(value)))]).fast is value
+    assert parse(Switch, [toml(tmp_path, "fast = true\n"), "--no-fast"]).fast is False
+    assert mistake("--fast", "maybe", config=Switch) == "--fast: expected true or false (or None), got 'maybe'"
+
+
 def test_dicts_and_nested_lists(tmp_path):
     file = toml(tmp_path, "grid = [[1, 2], [3, 4]]\n[mix]\ncat = 0.6\nformed = 0.4\n")
     config = parse(Config, [file])

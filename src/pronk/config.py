@@ -122,9 +122,9 @@ def read_flag(word: str, values: list[str], known: Mapping[str, Any]) -> Option:
         values = [value, *values]
     table, dot, last = name.rpartition(".")
     positive = table + dot + last.removeprefix("no_")
-    if name not in known and known.get(positive) is bool and not values:
+    if name not in known and known.get(positive) in (bool, bool | None) and not values:
         return Option(positive, ["False"])
-    option = Option(name, values or (["True"] if known.get(name) is bool else []))
+    option = Option(name, values or (["True"] if known.get(name) in (bool, bool | None) else []))
     check_known(option, known)
     return option
 
@@ -205,7 +205,8 @@ def spell(option: Option, kind: Any) -> list[str]:
         return [f"--{option.name}", *option.values] if truth is None else [f"--{table}{dot}{truth}{last}"]
     if not option.values:
         return [f"--{option.name}"]
-    return [f"--{option.name}={option.values[0]}", *option.values[1:]]
+    first = option.values[0].title() if kind == bool | None else option.values[0]
+    return [f"--{option.name}={first}", *option.values[1:]]
 
 
 def explain(options: Iterable[Option], known: Mapping[str, Any], stop: SystemExit) -> NoReturn:

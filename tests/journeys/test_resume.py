@@ -9,6 +9,10 @@ from pathlib import Path
 import pytest
 
 import pronk.data.loader as loading
+from pronk import load
+from pronk.commands import training
+from pronk.learn import build as building
+from pronk.learn.build import flops_per_token
 
 from .make import SHAPE, SMALL, curve, fails, metrics, pronk, rounds, same_weights, start, steps, wait_for_step
 
@@ -205,6 +209,35 @@ def test_micro_batches_may_change_on_the_way(raised, tmp_path, capsys, monkeypat
     pronk(*words, "--out", tmp_path / "undisturbed")
     losses = [[row["loss"] for row in metrics(tmp_path / name) if "loss" in row] for name in ("run", "undisturbed")]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_a_run_that_is_worth_compiling_is_compiled_again_when_it_goes_on(raised, tmp_path, monkeypatch, capsys):
+    asked, made = [], []
+
+    def worth_it(wish, kind, work):
+        asked.append((wish, kind, work))
+        return wish is not False
+
+    def compiled(model):
+        made.append(model)
+        for block in model.blocks:
+            block.compile(backend="aot_eager")
+
+    monkeypatch.setattr(training, "pick_compile", worth_it)
+    monkeypatch.setattr(building, "compile_blocks", compiled)
+    with monkeypatch.context() as soon:
+        by_signal_at(soon, 4)
+        fails(capsys, *pretrain(raised, 8), "--out", tmp_path / "run", code=130)
+    pronk(*pretrain(raised, 8), "--out", tmp_path / "run")
+    pronk(*pretrain(raised, 8), "--out", tmp_path / "undisturbed")
+    assert same_weights(tmp_path / "undisturbed", tmp_path / "run")
+    model = load(tmp_path / "run" / "model")[0]
+    work = flops_per_token(model, model.config, 64) * 8 * 4 * 64
+    assert asked == [(None, "cpu", work)] * 3
+    assert len(made) == 3
+    pronk(*pretrain(raised, 8), "--train.no-compile", "--out", tmp_path / "eager")
+    assert asked[3] == (False, "cpu", work)
+    assert len(made) == 3
 
 
 def test_one_folder_holds_one_run_at_a_time(raised, tmp_path, capsys):

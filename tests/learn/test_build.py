@@ -1,10 +1,25 @@
 """Device, precision, and the arithmetic of plans."""
 
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from pronk.errors import UserError
-from pronk.learn.build import TrainConfig, flops_per_token, make_learner, pick_device, pick_precision, plan
+from pronk.learn import build as build_file
+from pronk.learn.build import (
+    PAYS,
+    TrainConfig,
+    flops_per_token,
+    make_learner,
+    pick_compile,
+    pick_device,
+    pick_precision,
+    plan,
+)
 from pronk.learn.optim import OptimConfig
 from pronk.models.build import build, count
 from pronk.models.config import ModelConfig
@@ -45,10 +60,70 @@ def test_a_plan_says_tokens_and_memory():
     assert facts["parameters"] == f"{count(model):,}"
 
 
+def test_what_is_compiled_outlasts_a_restart_of_the_machine(tmp_path):
+    code = (
+        "from pronk.learn.build import OptimConfig, TrainConfig, make_learner; from torch import nn\n"
+        "for wish in (False, True): make_learner(nn.Linear(2, 2), OptimConfig(), TrainConfig(compile=wish))\n"
+        "from torch._inductor.runtime.cache_dir_utils import cache_dir; print(cache_dir())"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "TORCHINDUCTOR_CACHE_DIR"}
+    environment["HOME"] = str(tmp_path)
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert said.stdout.splitlines()[-1] == str(tmp_path / ".cache" / "pronk" / "compiled")
+    assert f"kept in {tmp_path}" in said.stdout
+
+
 def test_compiling_says_where_it_keeps_what_it_made(monkeypatch, capsys):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/somewhere")
     make_learner(build(ModelConfig(vocab=50, width=32, layers=2, heads=4)), OptimConfig(), TrainConfig(compile=True))
     assert "kept in /somewhere" in capsys.readouterr().out
+
+
+@pytest.fixture
+def tools(monkeypatch, tmp_path):
+    """A Linux machine with a compiler, Python's header and Triton; returns a function that takes one away."""
+    (tmp_path / "Python.h").touch()
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(build_file, "shutil", SimpleNamespace(which=lambda name: f"/usr/bin/{name}"))
+    monkeypatch.setattr(build_file.sysconfig, "get_path", lambda name: str(tmp_path))
+    monkeypatch.setattr(build_file.importlib.util, "find_spec", lambda name: name)
+
+    def without(name):
+        if name == "Python.h":
+            (tmp_path / name).unlink()
+        elif name == "triton":
+            monkeypatch.setattr(build_file.importlib.util, "find_spec", lambda name: None)
+        else:
+            monkeypatch.setattr(build_file, "shutil", SimpleNamespace(which=lambda name: None))
+
+    return without
+
+
+@pytest.mark.parametrize("kind", PAYS)
+def test_a_run_is_compiled_where_its_work_wins_the_time_back(kind, tools):
+    assert pick_compile(None, kind, PAYS[kind])
+    assert not pick_compile(None, kind, 0.99 * PAYS[kind])
+    assert not pick_compile(None, kind, 0.0)  # unknown, as of recurrent models
+    assert pick_compile(True, kind, 0.0)
+    assert not pick_compile(False, kind, 1e30)
+
+
+def test_other_devices_compile_only_where_asked(tools, monkeypatch):
+    assert not pick_compile(None, "mps", 1e30)
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert not pick_compile(None, "cpu", 1e30)
+    assert pick_compile(True, "cpu", 0.0)
+
+
+@pytest.mark.parametrize(("kind", "name"), [("cpu", "c++-6"), ("cpu", "Python.h"), ("cuda", "triton")])
+def test_without_its_tools_a_run_stays_eager_and_says_so(kind, name, tools, monkeypatch, capsys):
+    monkeypatch.setenv("CXX", "c++-6")
+    tools(name)
+    assert not pick_compile(None, kind, 1e30)
+    assert f"{name} not found" in capsys.readouterr().out
+    assert not pick_compile(None, kind, 1.0)
+    assert not pick_compile(False, kind, 1e30)
+    assert capsys.readouterr().out == ""  # who would not gain by it is not told
 
 
 def test_eight_bits_need_a_gpu():

@@ -134,7 +134,7 @@ def align(asked: Config, device: torch.device, mesh: DeviceMesh | None) -> None:
             config.rollout,
             config.rl,
             config.kl,
-            _reference(policy, config.train.compile) if config.kl.coef else None,
+            _reference(policy, bool(config.train.compile)) if config.kl.coef else None,
             _critic(whole),
             config.train.seed,
             watch.hear,

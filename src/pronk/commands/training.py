@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -27,7 +28,7 @@ from pronk.evals.likelihood import mean_loss
 from pronk.evals.plots import plot_run
 from pronk.folders.huggingface import save
 from pronk.folders.swap import standing
-from pronk.learn.build import TrainConfig, flops_per_token, make_learner, peak, pick_precision, plan
+from pronk.learn.build import TrainConfig, flops_per_token, make_learner, peak, pick_compile, pick_precision, plan
 from pronk.learn.fit import Every
 from pronk.learn.learner import Learner
 from pronk.learn.losses import cross_entropy
@@ -85,6 +86,9 @@ def train_on_shards(
         raise UserError(f"--train.batch {settings.batch} must be a multiple of the {world} ranks")
     if config.read.order == "packed" and not model.packs:
         raise UserError("this model reads one text a row: set --read.order windows")
+    facts = flops_per_token(model, model.config, settings.length)
+    work = facts * settings.steps * settings.batch * settings.length if mesh is None else 0.0
+    settings = replace(settings, compile=pick_compile(settings.compile, next(model.parameters()).device.type, work))
     learner = make_learner(model, config.optim, settings, mesh)
     loader = Loader(
         train,
@@ -100,7 +104,6 @@ def train_on_shards(
     run.sparse = frozenset(f"loss/{shards.name}" for shards in train)
     if kind == "conversations" and run.main:
         warn_of_cuts(run.name, train, settings.length)
-    facts = flops_per_token(model, model.config, settings.length)
     track = run.track(flops_per_token=facts, peak=peak(learner.device, learner.precision, world))
     watch = _Watch(config, learner, tokenizer, validation, kind, track)
     every = [Every(settings.eval_every, watch.look)] if settings.eval_every else []

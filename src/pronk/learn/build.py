@@ -1,6 +1,11 @@
 """What every training command shares: its settings, the device, the precision, and the learner made of them."""
 
+import importlib.util
+import math
 import os
+import shutil
+import sys
+import sysconfig
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +26,9 @@ from pronk.models.config import ModelConfig
 from pronk.models.float8 import to_float8
 from pronk.parallel.shard import shard
 
+# FLOP of a whole run from which compiling pays by a wide margin (LOG.md): on two cores it has paid after 0.5 to 2e13.
+PAYS = {"cpu": 1e14, "cuda": 3e16}
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -40,8 +48,9 @@ class TrainConfig:
     float8: bool = False
     """with compile, bf16 and a Hopper GPU or newer: the blocks' products in 8 bits; pays from about a billion
     parameters"""
-    compile: bool = False
-    """compile the model's blocks: faster steps after 15-60 seconds"""
+    compile: bool | None = None
+    """compile the model's blocks: faster steps after 15-60 seconds; None = where pretrain or sft, in one process, will
+    win that back many times"""
     recompute: float = 0.0
     """with compile: the share of a block's activations that backward makes again, the cheapest first; saves memory"""
     deterministic: bool = False
@@ -93,9 +102,27 @@ def _product(dtype: torch.dtype) -> float:
     return min(times)
 
 
+def pick_compile(wish: bool | None, kind: str, work: float) -> bool:
+    """As wished; else where a run's work, FLOP, is worth it on this kind of device and its compiler is there.
+
+    The settings alone decide, no clock: what is compiled differs in the last bits, and a run that goes on must not.
+    """
+    if wish is not None or sys.platform != "linux" or work < PAYS.get(kind, math.inf):
+        return bool(wish)
+    compiler, header = os.environ.get("CXX", "g++"), Path(sysconfig.get_path("include"), "Python.h")
+    there = {compiler: bool(shutil.which(compiler)), str(header): header.exists()}
+    there["triton"] = kind == "cpu" or importlib.util.find_spec("triton") is not None
+    if missing := [name for name, found in there.items() if not found]:
+        print(f"not compiled, though so long a run would gain by it: {' and '.join(missing)} not found", flush=True)
+    return not missing
+
+
 def keep_compiled() -> str:
-    """The folder where torch keeps what it compiles, so that the next run of these shapes starts sooner."""
-    return os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path.home() / ".cache" / "pronk" / "compiled"))
+    """The folder where torch keeps what it compiles, so that the next run of these shapes starts sooner.
+
+    To be called before torch imports its compiler, which its optimizers do too and which picks one under /tmp.
+    """
+    return os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.expanduser("~/.cache/pronk/compiled"))
 
 
 def make_learner(
@@ -105,7 +132,7 @@ def make_learner(
     mesh: DeviceMesh | None = None,
 ) -> Learner:
     """A learner for a model that is on its device already; shards it over the mesh and compiles its blocks if asked."""
-    device = next(model.parameters()).device
+    device, folder = next(model.parameters()).device, keep_compiled()
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
     if train.deterministic:
@@ -118,7 +145,6 @@ def make_learner(
         to_float8(model)
     if train.compile:
         functorch.activation_memory_budget = 1 - train.recompute
-        folder = keep_compiled()
         if mesh is None or mesh.get_rank() == 0:
             print(f"compiling: the first steps take longer; what is compiled is kept in {folder}", flush=True)
         compile_blocks(model)
