@@ -32,7 +32,7 @@ def wait_briefly() -> None:
     """How OpenMP's threads wait for the next operator, unless the user says how. Read once, when torch is imported.
 
     GNU's spin for milliseconds by default, and beside a busy neighbour two of them take twice to seven times as long as
-    two that sleep; but sleeping at once takes a small model's training step 15 to 30 percent longer where one is alone.
+    two that sleep; but sleeping at once takes a small model's training step 10 to 35 percent longer where one is alone.
     A thousand turns, 25 microseconds, give most of both (LOG.md). Other OpenMP libraries heed only the first name.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
