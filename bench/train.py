@@ -59,14 +59,14 @@ def llama(width, layers, heads, kv_heads, ffn_dim, vocab=32000, context=2048):
 
 
 SMALL = Row(llama(768, 12, 12, 12, 2048), 32, 1024, (1, 1), "transformers")
-LARGE = Row(llama(2048, 22, 32, 4, 5632), 8, 2048, (1, 3), "transformers", recompute=0.04)
+LARGE = Row(llama(2048, 22, 32, 4, 5632), 8, 2048, (1, 3), "transformers")
 SLICE = llama(4096, 4, 32, 8, 14336, vocab=128_256, context=32_768)
 ROWS = {
     "llama-134m": SMALL,
     "gpt2": Row(ModelConfig(**PRESETS["gpt2"]), 32, 1024, (2, 2), "nanogpt"),
     "story-15m": Row(llama(288, 6, 6, 6, 768), 128, 512, (1, 2), "transformers"),
     "llama-1.1b": LARGE,
-    "llama-1.1b-float8": replace(LARGE, waves=(3,), peer="", recompute=0.0, float8=True),
+    "llama-1.1b-float8": replace(LARGE, waves=(3,), peer="", float8=True),
     "8b-slice": Row(SLICE, 1, 8192, (4, 5), "transformers"),
     "8b-slice-32k": Row(SLICE, 1, 32_768, (5,), recompute=0.1),
     **{name: replace(SMALL, waves=(4,), update=name) for name in ("packed", "sft", "dpo", "reward", "grpo")},

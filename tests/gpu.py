@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import gpu_engine
 import gpu_train
+from gpu_engine import exactly
 from gpu_train import LSTM, SHAPE, gap, text
 from learn import toys
 
@@ -67,7 +68,7 @@ def relative(found, wanted):
 
 def gpu_equals_cpu():
     """Logits of one set of weights on both, float32 without TF32."""
-    torch.backends.cudnn.allow_tf32 = False  # of LSTMs
+    exactly()
     found = {}
     for name, shape in ({"decoder": SHAPE, "lstm": LSTM} | KIN).items():
         model, tokens = build(shape, seed=0), text().tokens
@@ -147,7 +148,7 @@ def engine_equals_learner():
 
 def any_mix_of_requests():
     """A seeded request gives the same ids alone, among others in any order, with graphs and without."""
-    torch.set_float32_matmul_precision("highest")
+    exactly()
     worst = 0.0
     for shape in (SHAPE, LSTM):
         model = build(shape, "cuda", seed=0)

@@ -24,6 +24,12 @@ FAMILIES |= {name: KINDS[name] for name in ("neo", "mistral", "gru", "lstm")}
 SLOTS, LENGTH = 7, 64
 
 
+def exactly():
+    """Float32 products in float32, those of recurrent cells too."""
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+
+
 def room(kind, engine):
     """fused: as the engine makes them, where all are to have the same sampler."""
     rows = Rows(SLOTS, LENGTH, V, 3, torch.device("cuda"), drawn=False)
@@ -44,8 +50,7 @@ def graph_equals_eager():
     Ids must be equal and log-probabilities within 1e-5; then the engine with graphs and kernels against the plain
     model without either, in fp32.
     """
-    torch.set_float32_matmul_precision("highest")
-    torch.backends.cudnn.allow_tf32 = False  # of LSTMs
+    exactly()
     asked, worst, other = prompts(*LENGTHS), 0.0, 0.0
     for name, keys in FAMILIES.items():
         for dtype in (torch.float32, torch.bfloat16):
