@@ -1,5 +1,7 @@
 """Joined products by Triton against layers of their own, in Triton's interpreter: no GPU needed."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,6 +12,8 @@ from models.interpret import DEVICE  # before any kernel
 # isort: split
 from pronk.models import kernels_joined
 from pronk.models.config import ModelConfig
+from pronk.models.float8 import Float8Linear
+from pronk.models.lora import Adapted, LoraConfig
 from pronk.models.positions import Rotary, rotate
 
 
@@ -47,5 +51,15 @@ def test_a_gate_is_a_gate(inner):
     assert close(torch.autograd.grad(found, inputs, slope), torch.autograd.grad(wanted, inputs, slope))
 
 
-def test_only_plain_layers_in_compiled_code_on_a_gpu_are_joined():
-    assert not kernels_joined.fits(torch.zeros(1, 4, device=DEVICE), nn.Linear(4, 4, bias=False))
+def test_only_plain_layers_in_compiled_code_on_a_gpu_are_joined(monkeypatch):
+    """Adapters, 8 bits and biases keep products of their own, and so do a CPU and eager code."""
+    there, plain = SimpleNamespace(is_cuda=True), nn.Linear(16, 16, bias=False)
+    adapted = Adapted(nn.Linear(16, 16, bias=False), LoraConfig(rank=2), torch.Generator())
+    assert not kernels_joined.fits(there, plain)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert kernels_joined.fits(there, plain, plain)
+    assert not kernels_joined.fits(SimpleNamespace(is_cuda=False), plain)
+    for other in (nn.Linear(16, 16), Float8Linear(16, 16, bias=False), adapted):
+        assert not kernels_joined.fits(there, plain, other)
+    monkeypatch.setattr(kernels_joined, "found", False)
+    assert not kernels_joined.fits(there, plain)
