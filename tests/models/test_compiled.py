@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.nn.attention import flex_attention
 
 from pronk.models import flex
 from pronk.models.attention import attend, visible
 from pronk.models.build import build
 from pronk.models.config import ModelConfig
+from pronk.models.feedforward import gelu
 from pronk.models.lora import LoraConfig, attach
 
 T = 512
@@ -89,3 +91,11 @@ def test_compiled_blocks_train_on_packed_documents_as_eager_ones(monkeypatch):
     for one, expected in zip(inputs, wanted, strict=True):
         assert near(slopes(model, *one), expected)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2  # layers with a window and without
+
+
+def test_gelu_by_its_sigmoid_is_gelu_by_its_tanh():
+    x = torch.linspace(-30, 30, 6001, dtype=torch.float64, requires_grad=True)
+    found, wanted = gelu(x), F.gelu(x, approximate="tanh")
+    assert (found - wanted).abs().max() < 1e-14
+    one, other = (torch.autograd.grad(y.sum(), x)[0] for y in (found, wanted))
+    assert (one - other).abs().max() < 1e-13

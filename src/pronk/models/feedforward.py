@@ -46,9 +46,12 @@ class Gelu(nn.GELU):
         super().__init__("tanh")
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.compiler.is_compiling() and x.is_cuda:
-            return x * torch.sigmoid((8 / math.pi) ** 0.5 * (x + 0.044715 * x**3))
-        return super().forward(x)
+        return gelu(x) if torch.compiler.is_compiling() and x.is_cuda else super().forward(x)
+
+
+def gelu(x: Tensor) -> Tensor:
+    """The tanh formula's (1 + tanh(u)) / 2 as sigmoid(2u)."""
+    return x * torch.sigmoid((8 / math.pi) ** 0.5 * (x + 0.044715 * x**3))
 
 
 class Plain(nn.Module):
