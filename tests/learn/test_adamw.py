@@ -93,11 +93,31 @@ def test_the_device_decides_as_the_host_does(optimizer):
     for change in (handed_over, lambda trained: trained):
         trained = change(learner(model(), config, spike=6.0))
         told = [trained.step(text(seed=seed), loss) for seed, loss in enumerate(losses)]
+        trained.settle()
         trained.history = {"objective": deque([0.0] * ENOUGH)}
         told.append(trained.step(text(), cross_entropy))
+        trained.settle()
         ends.append((told, weights(trained.model), trained.skipped))
     assert [one["skipped"] for one in ends[0][0]] == [0, 0, 1, 0, 1, 1, 0, 1]
     assert gap(ends[0][1], ends[1][1]) < 1e-6 and ends[0][2] == ends[1][2] == 4
     for one, other in zip(ends[0][0], ends[1][0]):
         assert one.keys() == other.keys() and one["stopped"] == other["stopped"]
         assert one["lr"] == other["lr"] and one["loss"] == pytest.approx(other["loss"], abs=1e-5)
+
+
+@pytest.mark.skipif(DEVICE != "cpu", reason="as above")
+def test_numbers_are_looked_at_a_step_later_at_the_latest():
+    """The step before is settled while the next one's gradient is made; looking at once changes nothing."""
+    losses, ends = [cross_entropy, endless, cross_entropy, broken_gradient, cross_entropy], []
+    for at_once in (True, False):
+        trained, told, skipped = handed_over(learner(model(), spike=6.0)), [], []
+        for seed, loss in enumerate(losses):
+            told.append(trained.step(text(seed=seed), loss))
+            if at_once:
+                assert told[-1]["loss"] != 0
+            skipped.append(trained.skipped)
+        plain = trained.state()[1]
+        ends.append(([dict(one) for one in told], weights(trained.model), plain["history"], plain["skipped"]))
+        assert skipped == ([0, 1, 1, 2, 2] if at_once else [0, 0, 1, 1, 2])
+    (one, moved, *rest), (other, moved_too, *rest_too) = ends
+    assert str(one) == str(other) and gap(moved, moved_too) == 0 and rest == rest_too and rest[1] == 2

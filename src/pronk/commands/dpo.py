@@ -1,7 +1,7 @@
 """`pronk dpo --model FOLDER --data COMPARISONS`: aligns a model with comparisons directly, without a reward model."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -126,7 +126,7 @@ class _Watch:
         self.changes: deque[float] = deque(maxlen=PATIENCE)
         self.warned, self.last, self.said = False, -1, ""
 
-    def hear(self, step: int, metrics: dict[str, float]) -> None:
+    def hear(self, step: int, metrics: Mapping[str, float]) -> None:
         self.changes.append(metrics["chosen_change"])
         mean = sum(self.changes) / len(self.changes)
         if not self.warned and len(self.changes) == PATIENCE and mean < -FALL:
@@ -139,7 +139,7 @@ class _Watch:
                 flush=True,
             )
 
-    def look(self, step: int, metrics: dict[str, float]) -> None:
+    def look(self, step: int, metrics: Mapping[str, float]) -> None:
         if not self.validation.pairs or self.last == step:
             return
         self.last = step

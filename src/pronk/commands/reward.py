@@ -1,7 +1,7 @@
 """`pronk reward --model FOLDER --data COMPARISONS`: teaches a model to score answers as the comparisons' judges do."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -199,7 +199,7 @@ class _Watch:
         self.config, self.learner, self.validation, self.track = config, learner, validation, track
         self.last, self.said = -1, ""
 
-    def look(self, step: int, metrics: dict[str, float]) -> None:
+    def look(self, step: int, metrics: Mapping[str, float]) -> None:
         if not self.validation or self.last == step:
             return
         self.last = step

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 from pronk.data.batch import IGNORE
@@ -36,13 +37,13 @@ class Watch:
         if self.show and found.number % APART == 0:
             self.track.sample(self.learner.steps, table(found, self.show))
 
-    def step(self, metrics: dict[str, float], round_over: bool) -> None:
+    def step(self, metrics: Mapping[str, float], round_over: bool) -> None:
         self.moves += not metrics["skipped"]
         if self.still is not None and self.moves == 2:  # the first leaves the inner half of adapters where it is
             self.tell_of_still(self.still.names(self.learner.model))
             self.still = None
         if round_over and not self.track.quiet:
-            self.health.hear(self.statistics | metrics)
+            self.health.hear({**self.statistics, **metrics})
             self.say(self.health.words())
 
     def tell_of_still(self, names: list[str]) -> None:

@@ -3,7 +3,7 @@
 import hashlib
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -192,7 +192,7 @@ class _Watch:
         self.validation, self.kind, self.track = validation, kind, track
         self.last: tuple[int, float] = (-1, float("nan"))
 
-    def look(self, step: int, metrics: dict[str, float]) -> None:
+    def look(self, step: int, metrics: Mapping[str, float]) -> None:
         """Log val_loss: the sources' mean, weighted as one corpus."""
         with self.track.aside():
             self.loss(step)

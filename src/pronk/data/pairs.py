@@ -1,7 +1,7 @@
 """Comparisons as pairs of ids: encoded, split by dialogue, dealt in shuffled batches that can be taken up again."""
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -159,7 +159,7 @@ class PairSource:
         for start in range(0, len(self.pairs), self.batch):
             yield self.deal(range(start, min(start + self.batch, len(self.pairs))))
 
-    def tell(self, metrics: dict[str, float]) -> None:
+    def tell(self, metrics: Mapping[str, float]) -> None:
         """Nothing here depends on how training goes."""
 
     def state(self) -> dict[str, Any]:

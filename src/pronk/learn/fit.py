@@ -1,7 +1,7 @@
 """The one loop: pull a batch, take a step, tell the source, call who asked to be called."""
 
 import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
@@ -14,7 +14,7 @@ class Source(Protocol):
     border: bool  # whether the source can be saved and taken up right here
 
     def __iter__(self) -> Iterator[Any]: ...
-    def tell(self, metrics: dict[str, float]) -> None: ...
+    def tell(self, metrics: Mapping[str, float]) -> None: ...
     def state(self) -> dict[str, Any]: ...
     def restore(self, state: dict[str, Any]) -> None: ...
 
@@ -26,7 +26,7 @@ class Every(NamedTuple):
     """
 
     steps: int
-    action: Callable[[int, dict[str, float]], bool | None]
+    action: Callable[[int, Mapping[str, float]], bool | None]
     border: bool = False
 
 

@@ -19,6 +19,7 @@ from pronk.data.batch import IGNORE, Batch, Max, Mean, Metric, Metrics, Min, Pai
 from pronk.errors import UserError
 from pronk.learn.capture import Capture
 from pronk.learn.optim import Group, OptimConfig
+from pronk.learn.told import Told
 from pronk.models.heads import Output
 
 Loss = Callable[[Output, Any], tuple[Tensor, Tensor, Metrics]]
@@ -61,36 +62,49 @@ class Learner:
         self.ahead = all(group.ahead for group in self.groups)
         self.steps = self.skipped = self.skipped_in_a_row = 0
         self.history: dict[str, deque[float]] = {}
+        self.last: Told | None = None  # what the last step found
 
-    def step(self, batch: Batch, loss: Loss) -> dict[str, float]:
+    def step(self, batch: Batch, loss: Loss) -> Mapping[str, float]:
         """Make the gradient of sum / count over the whole batch on all ranks, and move the weights by it.
 
         The step is skipped, and `skipped` is 1, when the loss or a gradient is not finite or spikes, or when the loss
-        asks for it by a metric `stop` > 0.
+        asks for it by a metric `stop` > 0. Where the device decides that by itself, what is returned waits for it only
+        once it is looked at: a loop that looks one step later never leaves the device without work.
         """
         rates = {group.name: group.set_rate(self.steps, self.planned) for group in self.groups}
         total, metrics = self._backward(batch, loss)
+        self.settle()  # while the device is at this step's gradient
         scale = (dist.get_world_size(self.ranks) if self.ranks else 1) / total.weight.clamp(min=1)
         norms = [group.norm() * scale for group in self.groups]
         factors = [_factor(group.config.clip, norm, scale) for group, norm in zip(self.groups, norms)]
         heights = {"objective": _value(total), **{f"norm{i}": norm for i, norm in enumerate(norms)}}
         values = {name: _value(metric) for name, metric in metrics.items()}
         sane = torch.stack([v.isfinite() & (v <= self._limit(name)) for name, v in heights.items()]).all()
-        read = _reading({**values, "_sane": sane, **{f"_{name}": height for name, height in heights.items()}})
-        if self.ahead:  # the device decides by itself, and need not wait until the host has read
+        told = {**values, "_sane": sane, **{f"_{name}": height for name, height in heights.items()}}
+        found = self.last = Told(told, partial(self._finish, rates))
+        if self.ahead:
             go = sane & ~(values["stop"] > 0) if "stop" in values else sane
             self._update([factor.masked_fill(~go, torch.nan) for factor in factors])
-        found = read()
-        stopped, trusted = found.pop("stop", 0.0) > 0, found.pop("_sane") > 0
-        skip = stopped or not trusted
-        told = {name: found.pop(f"_{name}") for name in heights}
-        if not stopped:
-            self._note(trusted, told)
-        if not skip and not self.ahead:
+        elif not found["skipped"]:
             self._update(factors)
         for group in self.groups:
             group.forget()
         self.steps += 1
+        return found
+
+    def settle(self) -> None:
+        """Wait for what the last step found: `skipped`, and what the next step takes for a spike, follow from it."""
+        last, self.last = self.last, None
+        if last is not None:
+            last.look()
+
+    def _finish(self, rates: Mapping[str, float], found: dict[str, float]) -> dict[str, float]:
+        """Take note of a step's numbers, and bring them into the form in which they are told."""
+        stopped, trusted = found.pop("stop", 0.0) > 0, found.pop("_sane") > 0
+        skip = stopped or not trusted
+        told = {name: found.pop(f"_{name}") for name in ("objective", *(f"norm{i}" for i in range(len(self.groups))))}
+        if not stopped:
+            self._note(trusted, told)
         self.skipped += skip
         for i, group in enumerate(self.groups):
             found[f"{group.name}grad_norm"], found[f"{group.name}lr"] = told[f"norm{i}"], rates[group.name]
@@ -167,6 +181,7 @@ class Learner:
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything that decides the next steps: whole tensors by name (live ones: save or clone them before the next
         step), and plain values. Called by all ranks."""
+        self.settle()
         tensors = {f"model.{n}": _whole(p) for n, p in _named(self.model)}
         for group in self.groups:
             names: dict[Tensor, str] = {parameter: name for name, parameter in group.parameters.items()}
@@ -200,7 +215,7 @@ class Learner:
         if self.device.type == "cuda" and "random.cuda" in tensors:
             torch.cuda.set_rng_state(tensors["random.cuda"].cpu(), self.device)
         random.setstate(_from_json(plain["random"]))
-        self.steps, self.skipped = plain["steps"], plain["skipped"]
+        self.steps, self.skipped, self.last = plain["steps"], plain["skipped"], None
         self.skipped_in_a_row = plain["skipped_in_a_row"]
         self.history = {k: deque(v, maxlen=WINDOW) for k, v in plain["history"].items()}
 
@@ -281,22 +296,6 @@ def _over_ranks(metrics: Metrics, ranks: dist.ProcessGroup | None) -> Metrics:
 def _value(metric: Metric) -> Tensor:
     found = metric.total / metric.weight.clamp(min=1e-12) if isinstance(metric, Mean) else metric.value
     return found.detach().float()
-
-
-def _reading(values: Mapping[str, Tensor]) -> Callable[[], dict[str, float]]:
-    """Begin one copy of all values to the host; what is returned waits for it, but not for what the device is told
-    meanwhile."""
-    joined = torch.stack([value.float() for value in values.values()])
-    if not joined.is_cuda:
-        return lambda: dict(zip(values, joined.tolist()))
-    copy, copied = joined.to("cpu", non_blocking=True), torch.cuda.Event()  # type: ignore[no-untyped-call]
-    copied.record(torch.cuda.current_stream(joined.device))
-
-    def wait() -> dict[str, float]:
-        copied.synchronize()
-        return dict(zip(values, copy.tolist()))
-
-    return wait
 
 
 def _whole(value: Tensor) -> Tensor:

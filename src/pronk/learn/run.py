@@ -5,6 +5,7 @@ import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
+from itertools import chain
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -139,17 +140,23 @@ class _Counter:
     ) -> None:
         self.track, self.tokens, self.every, self.beside, self.sparse = track, tokens, every, beside, sparse
         self.sums: dict[str, list[float]] = {}
+        self.waiting: tuple[Mapping[str, float], ...] = ()  # of the last step
 
-    def note(self, step: int, metrics: dict[str, float]) -> None:
-        for name, value in {**metrics, **self.beside()}.items():
-            if value == 0 and name in self.sparse:
-                continue
-            self.sums.setdefault(name, []).append(value)
+    def note(self, step: int, metrics: Mapping[str, float]) -> None:
+        self._add()
+        self.waiting = metrics, dict(self.beside())  # looked at a step later: the device need not wait for this
         if step % self.every == 0 or step == self.track.total_steps:
+            self._add()
             means = {name: sum(values) / len(values) for name, values in self.sums.items()}
             steps = max(len(values) for values in self.sums.values())
             self.track.log(step, means, self.tokens * steps)
             self.sums.clear()
+
+    def _add(self) -> None:
+        for name, value in chain.from_iterable(found.items() for found in self.waiting):
+            if value != 0 or name not in self.sparse:
+                self.sums.setdefault(name, []).append(value)
+        self.waiting = ()
 
 
 def flat(config: Any, leave_out: Sequence[str] = (), prefix: str = "") -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Rollouts are a source of batches: pulling the next one samples it from the weights as they are now."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
@@ -125,7 +125,7 @@ class RolloutSource:
                     break
             self.border = True
 
-    def tell(self, metrics: dict[str, float]) -> None:
+    def tell(self, metrics: Mapping[str, float]) -> None:
         """Hear of the step that was just taken: numbers out of range are an error, an early stop ends the round."""
         check_step(metrics, self.engine.model.config.vocab, self.first)
         self.stopped = metrics.get("stopped", 0.0) > 0
