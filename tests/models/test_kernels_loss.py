@@ -9,7 +9,7 @@ from models.interpret import DEVICE  # before any kernel
 from pronk.models import kernels_loss, logps
 
 
-@pytest.mark.parametrize("vocab", [7, 1000, 40_000])
+@pytest.mark.parametrize("vocab", [7, 1000, 40_000, 70_000])
 @pytest.mark.parametrize("keeps", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_kernel_is_the_plain_loss(vocab, keeps, dtype):

@@ -4,6 +4,7 @@ One program a row. In plain torch the same takes seven passes over [rows, V] in 
 own type, of which the second finds most of a row in the GPU's cache (LOG.md).
 """
 
+import math
 from typing import Any
 
 import torch
@@ -11,27 +12,29 @@ from torch import Tensor
 
 from pronk.models.jit import ceil, constexpr, jit, power, tl
 
-COLUMNS = 8192  # read at a time
 EVEN = 16  # columns that are read and written together
+LOG2E = math.log2(math.e)
 
 
 @jit
 def _spend(
     logits: "Any", targets: "Any", keep: "Any", losses: "Any", stride: "Any",
-    V: "constexpr", WIDTH: "constexpr", KEEPS: "constexpr", WANTS: "constexpr", BLOCK: "constexpr",
+    V: "constexpr", WIDTH: "constexpr", KEEPS: "constexpr", WANTS: "constexpr", LOG2E: "constexpr", BLOCK: "constexpr",
 ) -> None:  # fmt: skip
     row = tl.program_id(0)
     place = logits + row.to(tl.int64) * stride
     target = tl.load(targets + row)
     weight = tl.load(keep + row).to(tl.float32) if KEEPS else 1.0
     chosen = tl.load(place + target).to(tl.float32)
+    base = chosen * LOG2E
+    lost = tl.fma(chosen, LOG2E, -base)  # by rounding: each ratio is 2 ** lost too large
     ratios = tl.zeros([BLOCK], tl.float32)  # to the target's chance: one at least in sum, so no largest is looked for
     for start in range(0, V, BLOCK):
         columns = start + tl.arange(0, BLOCK)
         x = tl.load(place + columns, mask=columns < WIDTH, other=float("-inf"), eviction_policy="evict_last")
-        ratios += tl.where(columns < V, tl.exp(x.to(tl.float32) - chosen), 0.0)
+        ratios += tl.where(columns < V, tl.exp2(x.to(tl.float32) * LOG2E - base), 0.0)
     total = tl.sum(ratios, 0)
-    loss = tl.log(total)
+    loss = tl.log(total) - lost / LOG2E
     if total == float("inf"):  # another token is 88 nats above the target
         highest, total = float("-inf"), 0.0
         for start in range(0, V, BLOCK):
@@ -44,12 +47,24 @@ def _spend(
     tl.store(losses + row, loss * weight)
     if WANTS:
         log_sum = chosen + loss
+        base = log_sum * LOG2E
+        exact = logits.dtype.element_ty == tl.float32  # else what rounding lost is far below a digit of the slopes
+        factor = tl.exp2(-tl.fma(log_sum, LOG2E, -base)) if exact else 1.0
         for start in range(0, V, BLOCK):
             columns = start + tl.arange(0, BLOCK)
             x = tl.load(place + columns, mask=columns < WIDTH, other=float("-inf"), eviction_policy="evict_first")
-            slope = tl.where(columns < V, tl.exp(x.to(tl.float32) - log_sum), 0.0)
-            slope = (slope - tl.where(columns == target, 1.0, 0.0)) * weight
+            slope = tl.where(columns < V, tl.exp2(x.to(tl.float32) * LOG2E - base), 0.0)
+            slope = (slope * factor - tl.where(columns == target, 1.0, 0.0)) * weight
             tl.store(place + columns, slope, mask=columns < WIDTH, eviction_policy="evict_first")
+
+
+def blocks(V: int) -> tuple[int, int]:
+    """(columns that a program reads at a time, its warps), measured (LOG.md): of rows too long for eight programs a
+    processor to keep them in the cache until the second pass, two programs read as much as they can."""
+    if V <= 32_768:
+        size = min(power(V), 8192)
+        return size, max(4, size // 1024)
+    return (65_536 if V <= 65_536 else 32_768), 32
 
 
 def width(logits: Tensor) -> int:
@@ -66,11 +81,11 @@ def spend(logits: Tensor, targets: Tensor, keep: Tensor | None, wants: bool) -> 
     """
     N, V = logits.shape
     losses = torch.empty(N, dtype=torch.float32, device=logits.device)
-    size = min(power(V), COLUMNS)
+    size, warps = blocks(V)
     if N:
         _spend[(N,)](
             *(logits, targets, targets if keep is None else keep, losses, logits.stride(0)),
-            *(V, width(logits), keep is not None, wants, size),
-            num_warps=max(4, size // 1024),
+            *(V, width(logits), keep is not None, wants, LOG2E, size),
+            num_warps=warps,
         )
     return losses
