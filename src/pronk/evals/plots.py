@@ -80,7 +80,8 @@ def curve(
     dress(axes, title, ylabel, xlabel, dark)
     look: dict[str, Any] = {"frameon": False, "fontsize": 9, "labelcolor": INKS[dark][0], "handlelength": 2.6}
     if len(lines) > 3:
-        figure.legend(loc="outside lower center", ncols=4, **look)
+        wide = 0.7 + 0.07 * max(map(len, lines))  # inches that a name takes, with its piece of line
+        figure.legend(loc="outside lower center", ncols=min(4, max(1, int(size[0] / wide))), **look)
     elif len(lines) > 1:
         axes.legend(**look)
     picture = io.BytesIO()
