@@ -136,8 +136,8 @@ def pronk_step(row):
     """One Learner step, as every command makes it: the batch comes from pinned memory, metrics are read."""
     torch.manual_seed(0)
     model = build(row.model, "cuda")
-    facts = {"active": multiplied(model), "parameters": count(model)}
     trained = to_scorer(model) if row.update == "reward" else model
+    facts = {"active": multiplied(trained), "parameters": count(trained)}
     train = TrainConfig(steps=1000, precision="bf16", compile=True, recompute=row.recompute, float8=row.float8)
     learner = make_learner(trained, OptimConfig("adamw", lr=1e-5), train)
     batch, loss = update_of(row)
@@ -145,13 +145,19 @@ def pronk_step(row):
 
 
 def limit(row, parameters, active, products, copied):
-    """Seconds that a step must take at the measured roofs."""
+    """Milliseconds that the parts of a step must take at the measured roofs."""
     m, tokens = row.model, row.batch * row.length
-    matmul = 6 * active * tokens / products
-    attention = 6 * m.layers * row.length * m.heads * m.head_size * tokens / (products / 2)
-    optimizer = parameters * (7 * 4 + 2) / copied  # weight, gradient and two moments read, three written, cast to bf16
-    stream = tokens * m.layers * m.width * 2 * 20 / copied  # about twenty passes over the stream, forward and backward
-    return matmul + attention + optimizer + stream
+    head = 0 if row.update == "reward" else m.vocab * m.width
+    seconds = {
+        "blocks' products": 6 * (active - head) * tokens / products,
+        "head": 6 * head * tokens / products,
+        "attention": 6 * m.layers * row.length * m.heads * m.head_size * tokens / (products / 2),
+        "optimizer": parameters
+        * (7 * 4 + 2)
+        / copied,  # weight, gradient, two moments read, three written, cast to bf16
+        "pointwise": tokens * m.layers * m.width * 2 * 20 / copied,  # about twenty passes over the stream, both ways
+    }
+    return {part: 1e3 * one for part, one in seconds.items()}
 
 
 def clock():
@@ -194,13 +200,15 @@ def show(name, row, ours, peer, base, roof):
     work = (6 * ours["active"] + 6 * m.layers * row.length * m.heads * m.head_size) * tokens
     line = {"row": name, "tok/s": round(tokens / ours["seconds"])}
     line |= {key: ours[key] for key in ("GiB", "MHz", "watts")} | {"MFU": work / ours["seconds"] / PEAK}
-    line |= {"of limit": limit(row, ours["parameters"], ours["active"], *roof) / ours["seconds"]}
+    least = limit(row, ours["parameters"], ours["active"], *roof)
+    line |= {"of limit": sum(least.values()) / (1e3 * ours["seconds"])}
     if base is not None and row.update != "pretrain":
         line |= {"of pretraining": base["seconds"] / ours["seconds"]}
     if peer is not None:
         line |= {"peer": row.peer, "its tok/s": round(tokens / peer["seconds"])}
         line |= {f"its {key}": peer[key] for key in ("GiB", "MHz")}
         line |= {"times": peer["seconds"] / ours["seconds"]}
+    line |= {f"{part}, ms": one for part, one in least.items()}
     print(json.dumps({k: round(v, 3) if isinstance(v, float) else v for k, v in line.items()}), flush=True)
 
 

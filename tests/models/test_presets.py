@@ -2,7 +2,7 @@
 
 import pytest
 
-from pronk.models.build import build, count, multiplied
+from pronk.models.build import build, count, multiplied, to_scorer
 from pronk.models.config import ModelConfig
 from pronk.models.presets import PRESETS
 
@@ -74,3 +74,9 @@ def test_tied_matrix_counts_once():
     tied, untied = build(config(tied=True), "meta"), build(config(tied=False), "meta")
     assert count(untied) - count(tied) == 53 * 32
     assert multiplied(tied) == multiplied(untied) == count(tied)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_scorer_multiplies_no_embedding(tied):
+    scorer = to_scorer(build(config(tied=tied), "meta"))
+    assert count(scorer) - multiplied(scorer) == 53 * 32

@@ -60,11 +60,12 @@ def count(model: nn.Module) -> int:
 
 
 def multiplied(model: nn.Module) -> int:
-    """Parameters that each token is multiplied with: all but learned positions and an untied input embedding; a tied
-    head counts once."""
+    """Parameters that each token is multiplied with: all but learned positions and an input embedding that is no head
+    too; a tied head counts once."""
+    scored = {module.body for module in model.modules() if isinstance(module, Scorer)}  # their heads are never read
     embeddings = 0
     for module in model.modules():
-        if isinstance(module, Decoder | Recurrent) and not module.config.tied:
+        if isinstance(module, Decoder | Recurrent) and (module in scored or not module.config.tied):
             embeddings += module.embed.weight.numel()
         if isinstance(module, Learned):
             embeddings += module.weight.numel()
