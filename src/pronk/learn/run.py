@@ -5,7 +5,6 @@ import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
-from itertools import chain
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -153,7 +152,7 @@ class _Counter:
             self.sums.clear()
 
     def _add(self) -> None:
-        for name, value in chain.from_iterable(found.items() for found in self.waiting):
+        for name, value in {k: v for found in self.waiting for k, v in found.items()}.items():
             if value != 0 or name not in self.sparse:
                 self.sums.setdefault(name, []).append(value)
         self.waiting = ()

@@ -14,7 +14,8 @@ class Told(Mapping[str, float]):
 
     def __init__(self, values: Mapping[str, Tensor], finish: Callable[[dict[str, float]], dict[str, float]]) -> None:
         names, joined = list(values), torch.stack([value.float() for value in values.values()])
-        copy, copied = joined.to("cpu", non_blocking=True), torch.cuda.Event() if joined.is_cuda else None  # type: ignore[no-untyped-call]
+        copy = joined.to("cpu", non_blocking=True)
+        copied = torch.cuda.Event() if joined.is_cuda else None  # type: ignore[no-untyped-call]
         if copied is not None:
             copied.record(torch.cuda.current_stream(joined.device))
 
