@@ -56,7 +56,7 @@ def train(case, mesh, folder):
     rank, world = (mesh.get_local_rank(), mesh.size()) if mesh else (0, 1)
     module = shard(make(), mesh) if mesh else make()
     learner = Learner(module, groups, STEPS + 1, micro_batch=2, ranks=mesh.get_group() if mesh else None)
-    told = [learner.step(share(batch(seed), rank, world), loss) for seed in range(STEPS)]
+    told = [dict(learner.step(share(batch(seed), rank, world), loss)) for seed in range(STEPS)]
     tensors, plain = learner.state()
     found = {k: v.clone() for k, v in tensors.items()}
     items = int((share(batch(0), rank, world).targets != -100).sum())
