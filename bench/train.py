@@ -3,10 +3,11 @@
 usage: python bench/train.py [rows] [--seconds 1.5] [--alone] [--cpu]; rows such as llama-134m sft; none = all.
 Both train on the same shape of random tokens: fp32 parameters and optimizer state, bf16 compute, AdamW with a clip.
 MFU counts 6 N + 6 L T D operations a token over 989 TFLOP/s, N = parameters multiplied per token. The limit is made
-from the bottom up: products at the matmul roof, attention at half of it, and bytes of the optimizer and of the residual
-stream at the copy rate; roofs are measured over a second or more, since a GPU at work lowers its clock to keep within
-its power. Rows after the first seven are other updates of the 134M model; `packed` and `sft` have documents of 64 to
-512 tokens. Each measurement is a process of its own: those of a wave compile side by side, then are timed one by one.
+from the bottom up (roofline.py): products at the matmul roof, attention at half of it, and bytes of the optimizer and
+of the residual stream at the copy rate; its parts are printed in ms. Roofs are measured over a second or more, since a
+GPU at work lowers its clock to keep within its power. Rows after the first seven are other updates of the 134M model;
+`packed` and `sft` have documents of 64 to 512 tokens. Each measurement is a process of its own: those of a wave compile
+side by side, then are timed one by one.
 --alone leaves the peers out; --cpu is 1M parameters on this machine's processor (train_cpu.py).
 """
 
@@ -19,6 +20,7 @@ from functools import partial
 from threading import Timer
 
 import torch
+from roofline import limit
 from side_by_side import Side, pause
 from train_peers import nanogpt_step, transformers_step
 
@@ -133,7 +135,8 @@ def update_of(row):
 
 
 def pronk_step(row):
-    """One Learner step, as every command makes it: the batch comes from pinned memory, metrics are read."""
+    """One Learner step, as every command makes it: the batch comes from pinned memory, and a step's numbers are read
+    while the next one is computed."""
     torch.manual_seed(0)
     model = build(row.model, "cuda")
     trained = to_scorer(model) if row.update == "reward" else model
@@ -142,22 +145,6 @@ def pronk_step(row):
     learner = make_learner(trained, OptimConfig("adamw", lr=1e-5), train)
     batch, loss = update_of(row)
     return (lambda: learner.step(batch, loss)), facts
-
-
-def limit(row, parameters, active, products, copied):
-    """Milliseconds that the parts of a step must take at the measured roofs."""
-    m, tokens = row.model, row.batch * row.length
-    head = 0 if row.update == "reward" else m.vocab * m.width
-    seconds = {
-        "blocks' products": 6 * (active - head) * tokens / products,
-        "head": 6 * head * tokens / products,
-        "attention": 6 * m.layers * row.length * m.heads * m.head_size * tokens / (products / 2),
-        "optimizer": parameters
-        * (7 * 4 + 2)
-        / copied,  # weight, gradient, two moments read, three written, cast to bf16
-        "pointwise": tokens * m.layers * m.width * 2 * 20 / copied,  # about twenty passes over the stream, both ways
-    }
-    return {part: 1e3 * one for part, one in seconds.items()}
 
 
 def clock():
@@ -200,7 +187,7 @@ def show(name, row, ours, peer, base, roof):
     work = (6 * ours["active"] + 6 * m.layers * row.length * m.heads * m.head_size) * tokens
     line = {"row": name, "tok/s": round(tokens / ours["seconds"])}
     line |= {key: ours[key] for key in ("GiB", "MHz", "watts")} | {"MFU": work / ours["seconds"] / PEAK}
-    least = limit(row, ours["parameters"], ours["active"], *roof)
+    least = limit(m, row.batch, row.length, ours["parameters"], ours["active"], *roof, head=row.update != "reward")
     line |= {"of limit": sum(least.values()) / (1e3 * ours["seconds"])}
     if base is not None and row.update != "pretrain":
         line |= {"of pretraining": base["seconds"] / ours["seconds"]}

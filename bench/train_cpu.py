@@ -13,13 +13,14 @@ import time
 from types import SimpleNamespace
 
 import torch
+from roofline import limit
 from train_peers import transformers_step
 
 from pronk.data.batch import Batch
 from pronk.learn.build import TrainConfig, make_learner, pick_precision
 from pronk.learn.losses import cross_entropy
 from pronk.learn.optim import OptimConfig
-from pronk.models.build import build, count
+from pronk.models.build import build, count, multiplied
 from pronk.models.config import ModelConfig
 
 ROW = SimpleNamespace(model=ModelConfig(vocab=1024, width=128, layers=4, heads=4, context=256), batch=16, length=256)
@@ -35,8 +36,30 @@ def pronk_step(precision, compiled):
     return lambda: learner.step(batch, cross_entropy)
 
 
+def rate(do, work, seconds=1.5):
+    """Work a second of what is done again and again."""
+    do()
+    done, started = 0, time.perf_counter()
+    while time.perf_counter() - started < seconds:
+        do()
+        done += 1
+    return done * work / (time.perf_counter() - started)
+
+
+def least():
+    """(roofs in words, milliseconds that a float32 step must take, part by part)."""
+    x, y = torch.randn(2048, 2048), torch.randn(2048, 2048)
+    a = torch.ones(2**27)
+    b = torch.empty_like(a)
+    roof = rate(lambda: torch.mm(x, y), 2 * 2048**3), rate(lambda: b.copy_(a), 2 * 4 * len(a))
+    model = build(ROW.model)
+    parts = limit(ROW.model, ROW.batch, ROW.length, count(model), multiplied(model), *roof, size=4)
+    return f"{roof[0] / 1e9:.0f} GFLOP/s in products of 2,048^3, {roof[1] / 1e9:.1f} GB/s copied", parts
+
+
 def main(compile_too):
     torch.manual_seed(0)
+    roofs, parts = least()
     auto = pick_precision("auto", torch.device("cpu"))
     sides = {}
     for kind, compiled in itertools.product(dict.fromkeys(("fp32", auto)), (False, True) if compile_too else (False,)):
@@ -54,8 +77,12 @@ def main(compile_too):
         f"{count(build(ROW.model)):,} parameters, {ROW.batch} x {ROW.length} tokens, {torch.get_num_threads()} threads"
     )
     print(f"precision auto is {auto}")
+    bound = sum(parts.values())
+    told = ", ".join(f"{part} {one:.1f}" for part, one in parts.items())
+    print(f"limit at {roofs}: {bound:.1f} ms a float32 step ({told})")
     for name, seconds in middles.items():
         times = middles["transformers fp32"] / seconds
         speed = f"{ROW.batch * ROW.length / seconds:9,.0f} tokens/s, {times:.2f} times transformers fp32"
-        print(f"{name:30} {1e3 * seconds:7.1f} ms a step, {speed}")
-    print(json.dumps({"torch": torch.__version__, "seconds": middles}))
+        share = f", {bound / (1e3 * seconds):.0%} of the limit" if "fp32" in name else ""
+        print(f"{name:30} {1e3 * seconds:7.1f} ms a step, {speed}{share}")
+    print(json.dumps({"torch": torch.__version__, "seconds": middles, "limit, ms": parts}))
