@@ -124,16 +124,21 @@ class _Watch:
         self.config, self.learner, self.validation, self.loss = config, learner, validation, loss
         self.tokenizer, self.track = tokenizer, track
         self.changes: deque[float] = deque(maxlen=PATIENCE)
+        self.waiting: Mapping[str, float] | None = None  # of the last step
         self.warned, self.last, self.said = False, -1, ""
 
     def hear(self, step: int, metrics: Mapping[str, float]) -> None:
-        self.changes.append(metrics["chosen_change"])
+        """Look at the step before: the device need not wait for this one."""
+        before, self.waiting = self.waiting, metrics
+        if before is None:
+            return
+        self.changes.append(before["chosen_change"])
         mean = sum(self.changes) / len(self.changes)
         if not self.warned and len(self.changes) == PATIENCE and mean < -FALL:
             self.warned = True
             print(
                 f"dpo: the chosen answers have become unlikelier than they were under the reference, by {-mean:.1f} "
-                f"nats (mean of steps {step - PATIENCE + 1} to {step}), the rejected ones more so: the model learns "
+                f"nats (mean of steps {step - PATIENCE} to {step - 1}), the rejected ones more so: the model learns "
                 "what to avoid rather than what to say. Lower --optim.lr or --epochs, raise --beta, or tune on the "
                 "chosen answers first (pronk sft)",
                 flush=True,

@@ -86,8 +86,8 @@ def train_on_shards(
         raise UserError(f"--train.batch {settings.batch} must be a multiple of the {world} ranks")
     if config.read.order == "packed" and not model.packs:
         raise UserError("this model reads one text a row: set --read.order windows")
-    facts = flops_per_token(model, model.config, settings.length)
-    work = facts * settings.steps * settings.batch * settings.length if mesh is None else 0.0
+    flops = flops_per_token(model, model.config, settings.length)
+    work = flops * settings.steps * settings.batch * settings.length if mesh is None else 0.0
     settings = replace(settings, compile=pick_compile(settings.compile, next(model.parameters()).device.type, work))
     learner = make_learner(model, config.optim, settings, mesh)
     loader = Loader(
@@ -104,7 +104,7 @@ def train_on_shards(
     run.sparse = frozenset(f"loss/{shards.name}" for shards in train)
     if kind == "conversations" and run.main:
         warn_of_cuts(run.name, train, settings.length)
-    track = run.track(flops_per_token=facts, peak=peak(learner.device, learner.precision, world))
+    track = run.track(flops_per_token=flops, peak=peak(learner.device, learner.precision, world))
     watch = _Watch(config, learner, tokenizer, validation, kind, track)
     every = [Every(settings.eval_every, watch.look)] if settings.eval_every else []
     with track, told_of_memory(settings.micro_batch or settings.batch // world):
